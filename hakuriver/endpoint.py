@@ -1,0 +1,124 @@
+"""Which cluster a command talks to, and with which credential.
+
+``--host/--token-file``, ``--state-dir`` > ``HAKURIVER_HOST`` + ``HAKURIVER_TOKEN`` > ``HAKURIVER_STATE_DIR``
+> a config whose host is not loopback > the default local state folder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hakuriver import config, statedir
+from hakuriver.errors import ConfigError, HakuRiverError, Unreachable, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to send requests. ``state`` is set for a cluster of this machine."""
+
+    url: str
+    token: str
+    state: statedir.Layout | None = None
+
+    @property
+    def label(self) -> str:
+        """How people tell clusters apart: the state folder of a local one, else the address."""
+        return f"local ({self.state.root.parent})" if self.state else self.url
+
+
+class NoCluster(Unreachable):
+    """No local cluster was ever started there."""
+
+    code = "no_cluster"
+
+
+def resolve(
+    *,
+    host: str | None = None,
+    token_file: str | None = None,
+    state_dir: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Endpoint:
+    """The endpoint by the order above; raises NoCluster, UsageError or ConfigError."""
+    if host and state_dir:
+        raise UsageError("--host and --state-dir name two clusters; give one of them")
+    if host:
+        return Endpoint(host, _token(token_file, environ))
+    if token_file:
+        raise UsageError("--token-file goes with --host")
+    if state_dir:
+        return local(Path(state_dir).expanduser())
+    if environ.get("HAKURIVER_HOST"):
+        return Endpoint(environ["HAKURIVER_HOST"], _token(None, environ))
+    if environ.get("HAKURIVER_STATE_DIR"):
+        return local(Path(environ["HAKURIVER_STATE_DIR"]).expanduser())
+    settings = config.load(environ=environ)
+    if not is_loopback(settings.network.host_reachable_address):
+        folder = settings.paths.credentials_dir or str(state_layout(settings, environ).credentials)
+        token = statedir.read_token(Path(folder).expanduser() / "user.token")
+        return Endpoint(
+            f"http://{settings.network.host_reachable_address}:{settings.network.host_port}", token
+        )
+    return local(state_root(settings, environ))
+
+
+def state_root(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> Path:
+    """The state folder that flags and files don't name."""
+    if environ.get("HAKURIVER_STATE_DIR"):
+        return Path(environ["HAKURIVER_STATE_DIR"]).expanduser()
+    if settings.paths.state_dir:
+        return Path(settings.paths.state_dir).expanduser()
+    return statedir.default_state_dir(environ)
+
+
+def state_layout(settings: config.Settings, environ: Mapping[str, str] = os.environ) -> statedir.Layout:
+    """This machine's part of it."""
+    return statedir.layout(state_root(settings, environ))
+
+
+def is_loopback(name: str) -> bool:
+    """Whether an address is this machine's own loopback."""
+    if name in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def local(state_dir: Path) -> Endpoint:
+    """The cluster whose state lies in a folder of this machine."""
+    layout = statedir.layout(state_dir)
+    url = read_cluster(layout).get("host", {}).get("url")
+    if not isinstance(url, str) or not url:
+        raise NoCluster(f"there is no cluster in {state_dir}", hint="hakuriver up starts one")
+    return Endpoint(url, statedir.read_token(layout.user_token), layout)
+
+
+def read_cluster(layout: statedir.Layout) -> dict[str, Any]:
+    """What the supervisor last wrote: ``host`` and ``runner`` with url, pid; empty when there is nothing."""
+    try:
+        found = json.loads(layout.cluster_file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{layout.cluster_file} can't be read: {error}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _token(token_file: str | None, environ: Mapping[str, str]) -> str:
+    if token_file:
+        return statedir.read_token(Path(token_file).expanduser())
+    if environ.get("HAKURIVER_TOKEN"):
+        return environ["HAKURIVER_TOKEN"]
+    raise _no_token()
+
+
+def _no_token() -> HakuRiverError:
+    return UsageError("a host was named without a credential", hint="give --token-file F or HAKURIVER_TOKEN")

@@ -1,0 +1,91 @@
+"""The one table of routes of both APIs, and who may use them.
+
+The daemons mount exactly these rows (a handler without a row can't be reached, a row without a handler
+stops the start), and clients build their addresses from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+HEADER_WIRE = "HakuRiver-Wire"
+HEADER_MACHINE = "HakuRiver-Machine"
+HEADER_IDEMPOTENCY = "Idempotency-Key"
+HEADER_OFFSET = "HakuRiver-Offset"
+"""Answer of a log read: byte offset of the first byte in the body."""
+HEADER_SIZE = "HakuRiver-Size"
+"""Answer of a log read: bytes the stream has so far."""
+HEADER_ENDED = "HakuRiver-Ended"
+"""Answer of a log read: ``1`` when the stream can't grow any more."""
+
+
+class Kind(StrEnum):
+    """What kind of principal a credential stands for."""
+
+    USER = "user"
+    NODE = "node"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path, and the kinds of credential that may use it."""
+
+    name: str
+    method: str
+    path: str
+    kinds: frozenset[Kind]
+    summary: str
+
+
+_USER = frozenset({Kind.USER})
+_NODE = frozenset({Kind.NODE})
+_HOST = frozenset({Kind.HOST})
+
+HOST_ROUTES: tuple[Route, ...] = (
+    Route("cluster", "GET", "/api/cluster", _USER | _NODE, "which cluster this is"),
+    Route("openapi", "GET", "/api/openapi.json", _USER, "this API, described"),
+    Route("watch", "GET", "/api/watch", _USER, "snapshot, then every change, one JSON object a line"),
+    Route("nodes", "GET", "/api/nodes", _USER, "all nodes"),
+    Route("node", "GET", "/api/nodes/{name}", _USER, "one node"),
+    Route("tasks", "GET", "/api/tasks", _USER, "a page of tasks, newest first"),
+    Route("submit", "POST", "/api/tasks", _USER, "submit a task to one or more targets"),
+    Route("task", "GET", "/api/tasks/{id}", _USER, "one task with all its attempts"),
+    Route("kill", "POST", "/api/tasks/{id}/kill", _USER, "ask for a task's end"),
+    Route("unkill", "DELETE", "/api/tasks/{id}/kill", _USER, "take back a kill that is still held"),
+    Route("pause", "POST", "/api/tasks/{id}/pause", _USER, "ask for a pause"),
+    Route("resume", "POST", "/api/tasks/{id}/resume", _USER, "ask for the end of a pause"),
+    Route("signal", "POST", "/api/tasks/{id}/signal", _USER, "send a signal to a running task, now or never"),
+    Route("stdin", "POST", "/api/tasks/{id}/stdin", _USER, "feed bytes to the standard input of a task"),
+    Route(
+        "logs", "GET", "/api/tasks/{id}/logs/{stream}", _USER, "bytes of a log; offset, limit, tail, follow"
+    ),
+    Route("register", "POST", "/api/nodes/register", _NODE, "a runner says who it is"),
+    Route("heartbeat", "POST", "/api/nodes/{name}/heartbeat", _NODE, "a runner is alive"),
+    Route("reports", "POST", "/api/nodes/{name}/reports", _NODE, "what became of attempts"),
+    Route("goodbye", "POST", "/api/nodes/{name}/goodbye", _NODE, "a runner stops"),
+)
+
+RUNNER_ROUTES: tuple[Route, ...] = (
+    Route("health", "GET", "/runner", _HOST, "which runner this is"),
+    Route("order", "PUT", "/runner/attempts/{task}/{attempt}", _HOST, "run this attempt, at most once"),
+    Route("intent", "PUT", "/runner/attempts/{task}/{attempt}/intent", _HOST, "run, pause or kill"),
+    Route("signal", "POST", "/runner/attempts/{task}/{attempt}/signal", _HOST, "send a signal"),
+    Route("stdin", "POST", "/runner/attempts/{task}/{attempt}/stdin", _HOST, "feed standard input"),
+    Route("logs", "GET", "/runner/attempts/{task}/{attempt}/logs/{stream}", _HOST, "bytes of a log"),
+)
+
+
+def host_path(name: str, **parts: str | int) -> str:
+    """The path of a host route with its parts filled in (they must be URL-safe already)."""
+    return _PATHS[name].format(**parts)
+
+
+def runner_path(name: str, **parts: str | int) -> str:
+    """The path of a runner route with its parts filled in."""
+    return _RUNNER_PATHS[name].format(**parts)
+
+
+_PATHS = {route.name: route.path for route in HOST_ROUTES}
+_RUNNER_PATHS = {route.name: route.path for route in RUNNER_ROUTES}

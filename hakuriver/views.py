@@ -1,0 +1,178 @@
+"""What clients read: the shapes of every answer and of the watch stream. Fields are only ever added.
+
+Memory in bytes, times RFC 3339 in UTC (``2026-01-31T12:00:00.123Z``), ``null`` where unknown.
+TypedDicts, so that a CLI call needs no validation library; the host builds nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class AttemptView(TypedDict):
+    """One attempt of a task."""
+
+    attempt: int
+    state: str
+    reason: str
+    node: str | None
+    executor: str | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    oom_events: int
+    assigned_at: str | None
+    started_at: str | None
+    ended_at: str | None
+
+
+class TaskView(TypedDict):
+    """A task as its current attempt stands."""
+
+    id: int
+    batch: int
+    kind: Literal["command", "vps"]
+    name: str | None
+    tags: list[str]
+    owner: str
+    state: str
+    reason: str
+    command: list[str]
+    target: str | None  # as asked for; null = anywhere
+    node: str | None
+    numa: int | None
+    gpus: list[int]
+    gpu_uuids: list[str]
+    cores: float
+    memory: int
+    executor: str | None
+    container: str | None
+    image: str | None
+    workdir: str | None
+    attempt: int
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+    oom_events: int
+    intent: str | None  # "kill" | "pause" | "resume" that the node has not carried out yet
+    intent_by: str | None
+    intent_due_at: str | None  # a kill that is still held and can be taken back
+    created_at: str
+    assigned_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    attempts: NotRequired[list[AttemptView]]  # only where one task is shown
+
+
+class NumaView(TypedDict):
+    """One NUMA node of a machine."""
+
+    id: int
+    cpus: list[int]
+    memory: int
+    memory_free: int | None
+
+
+class GpuView(TypedDict):
+    """One GPU; ``task`` is ours on it, ``external`` says that somebody else's process is."""
+
+    index: int
+    uuid: str
+    model: str
+    memory: int
+    memory_used: int | None
+    utilization: float | None
+    temperature: float | None
+    power: float | None
+    numa: int | None
+    task: int | None
+    external: bool
+
+
+class UsageView(TypedDict):
+    """A node's last measured use; never what was allocated."""
+
+    cpu_percent: float
+    load: float
+    memory_used: int
+    disk_free: int | None
+    temperature: float | None
+
+
+class NodeView(TypedDict):
+    """A node as the host knows it."""
+
+    name: str
+    state: str
+    reason: str
+    address: str
+    cores: float
+    cores_free: float
+    memory: int
+    memory_free: int
+    numa: list[NumaView]
+    gpus: list[GpuView]
+    executors: list[str]
+    unavailable: dict[str, str]  # executor → why it can't be used there
+    labels: dict[str, str]
+    drained: bool
+    drain_reason: str | None
+    usage: UsageView | None
+    tasks: int  # attempts it holds now
+    version: str
+    boot_id: str
+    registered_at: str
+    seen_at: str | None
+
+
+class ClusterView(TypedDict):
+    """Which cluster answers."""
+
+    cluster: str
+    epoch: int
+    version: str
+    wire: int
+    embedded: bool
+    subject: str  # who the caller is
+    cursor: str
+
+
+class SubmitRefusal(TypedDict):
+    """A target that was refused; the others were still submitted."""
+
+    target: str
+    error: dict[str, Any]  # code, message, hint, exit_code
+
+
+class SubmitView(TypedDict):
+    """Answer of a submission."""
+
+    batch: int | None
+    tasks: list[TaskView]
+    refused: list[SubmitRefusal]
+
+
+class TaskPage(TypedDict):
+    """One page of tasks; ``next`` is the cursor of the following one, null on the last."""
+
+    items: list[TaskView]
+    next: str | None
+
+
+class WatchLine(TypedDict):
+    """One line of ``GET /api/watch``.
+
+    ``snapshot``: replaces everything the client holds (``nodes``, ``tasks``, ``cluster``). ``task`` and
+    ``node``: the object as it is now. ``deleted``: ``task`` id or ``node`` name is gone. ``alive``: nothing
+    happened. Every line has the cursor to continue from.
+    """
+
+    type: Literal["snapshot", "task", "node", "deleted", "alive"]
+    cursor: str
+    cluster: NotRequired[ClusterView]
+    nodes: NotRequired[list[NodeView]]
+    tasks: NotRequired[list[TaskView]]
+    task: NotRequired[TaskView]
+    node: NotRequired[NodeView]
+    id: NotRequired[int]
+    name: NotRequired[str]

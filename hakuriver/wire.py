@@ -1,0 +1,326 @@
+"""What daemons accept: every request body of both APIs, validated at the edge.
+
+Answers have the shapes of ``views``; runner and host answer each other with the small types below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from hakuriver.lifecycle import Intent, State
+from hakuriver.target import NODE_NAME
+from hakuriver.units import MAX_CORES, MAX_SIZE
+
+MAX_ARGUMENTS = 4096
+MAX_ARGUMENT = 128 * 1024  # the kernel's own limit on one argument
+MAX_BATCH = 10_000
+
+
+class Strict(BaseModel):
+    """Unknown fields are errors: a typo must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain a NUL byte")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode") from None
+    return text
+
+
+def _node_name(text: str) -> str:
+    if not NODE_NAME.match(text):
+        raise ValueError("is not a node name")
+    return text
+
+
+def _env_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("is not the name of an environment variable")
+    if text.startswith("HAKURIVER_"):
+        raise ValueError("HAKURIVER_* variables are set by HakuRiver itself")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise ValueError("must be an absolute path without '..'")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Argument = Annotated[str, StringConstraints(max_length=MAX_ARGUMENT), AfterValidator(_no_nul)]
+Command = Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)]
+NodeName = Annotated[str, AfterValidator(_node_name)]
+EnvName = Annotated[str, StringConstraints(max_length=256), AfterValidator(_env_name)]
+AbsolutePath = Annotated[
+    str, StringConstraints(max_length=4096), AfterValidator(_no_nul), AfterValidator(_absolute)
+]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,62}$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=-]{0,62}$")]
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
+EnvironmentName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[0-9]{1,12})?$|^NULL$")
+]
+Environment = Annotated[dict[EnvName, Argument], Field(max_length=1024)]
+Cores = Annotated[float, Field(ge=0, le=MAX_CORES)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE)]
+Executor = Literal["process", "docker", "systemd"]
+Stream = Literal["stdout", "stderr"]
+
+
+class Mount(Strict):
+    """A folder or file of the node, seen inside a container."""
+
+    source: AbsolutePath
+    target: AbsolutePath
+    read_only: bool = False
+
+
+class Caller(Strict):
+    """Where a submission comes from; used only where tasks run like commands typed there (embedded)."""
+
+    workdir: AbsolutePath | None = None
+    env: Environment = Field(default_factory=dict)
+
+
+class SubmitRequest(Strict):
+    """``POST /api/tasks``: one command, to each of ``targets`` (empty = the scheduler picks one place)."""
+
+    command: Command
+    targets: Annotated[
+        list[Annotated[str, StringConstraints(max_length=400)]], Field(max_length=MAX_BATCH)
+    ] = []
+    cores: Cores = 1
+    memory: Bytes = 0  # 0 = no cap and nothing reserved
+    env: Environment = Field(default_factory=dict)
+    container: EnvironmentName | None = None
+    image: ImageRef | None = None
+    executor: Executor | None = None
+    mounts: Annotated[list[Mount], Field(max_length=64)] | None = None  # null = the node's additional_mounts
+    privileged: bool | None = None
+    workdir: AbsolutePath | None = None
+    name: TaskName | None = None
+    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    stdin: bool = False
+    caller: Caller = Field(default_factory=Caller)
+
+
+class KillRequest(Strict):
+    """``POST /api/tasks/{id}/kill``: ``grace`` seconds between TERM and KILL, after ``delay`` seconds in
+    which it can be taken back."""
+
+    grace: Annotated[float, Field(ge=0, le=3600)] | None = None
+    delay: Annotated[float, Field(ge=0, le=60)] = 0
+
+
+class SignalRequest(Strict):
+    """A signal for a running task: the ones that people send by hand."""
+
+    signal: Literal[1, 2, 3, 10, 12, 15, 28]
+
+
+class AttemptSpec(Strict):
+    """Everything a runner must know to run one attempt. Its digest is its identity."""
+
+    task: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)]
+    kind: Literal["command", "vps"] = "command"
+    owner: Text
+    command: Command
+    env: Environment = Field(default_factory=dict)
+    workdir: AbsolutePath | None = None
+    executor: Executor
+    container: str | None = None
+    image: str | None = None
+    cores: Cores
+    memory: Bytes
+    target: Text  # as HAKURIVER_TARGET shows it
+    numa: int | None = None
+    gpus: list[int] = []
+    gpu_uuids: list[str] = []
+    mounts: list[Mount] | None = None
+    privileged: bool | None = None
+    shm_size: Bytes | None = None
+    stdin: bool = False
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: equal exactly when two specs mean the same."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class IntentOrder(Strict):
+    """What is wanted of an attempt. A higher version replaces a lower one; a lower one is ignored."""
+
+    version: Annotated[int, Field(ge=0)]
+    intent: Intent
+    by: Text = ""
+    grace: Annotated[float, Field(ge=0, le=3600)] = 10
+
+
+class AttemptOrder(Strict):
+    """``PUT /runner/attempts/{task}/{attempt}``: idempotent; another digest for the same pair is 409."""
+
+    cluster: Text
+    epoch: int
+    digest: str
+    spec: AttemptSpec
+    intent: IntentOrder | None = None
+
+
+class OrderAnswer(Strict):
+    """The order is journaled; ``journal_version`` is at or after that write."""
+
+    accepted: bool  # False: it was known already
+    journal_version: int
+
+
+class Report(Strict):
+    """One fact about an attempt, re-sent until acknowledged, applied once and in order of ``sequence``.
+
+    ``state`` ``pending`` means *not started and never will be under this number*.
+    """
+
+    task: int
+    attempt: int
+    sequence: Annotated[int, Field(ge=1)]
+    state: State
+    at: datetime
+    reason: Annotated[str, StringConstraints(max_length=4000)] = ""
+    intent_version: int | None = None  # the newest intent the runner has carried out
+    executor: Executor | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error: Annotated[str, StringConstraints(max_length=4000)] | None = None
+    oom_events: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class ReportBatch(Strict):
+    """``POST /api/nodes/{name}/reports``."""
+
+    runner: str
+    reports: Annotated[list[Report], Field(max_length=1000)]
+
+
+class ReportResult(Strict):
+    """``applied`` and ``duplicate`` are acknowledgements, ``refused`` is a final one (dead letter)."""
+
+    task: int
+    attempt: int
+    sequence: int
+    result: Literal["applied", "duplicate", "refused"]
+    message: str = ""
+
+
+class ReportAnswer(Strict):
+    results: list[ReportResult]
+
+
+class NumaFacts(Strict):
+    id: Annotated[int, Field(ge=0)]
+    cpus: list[int]
+    memory: Bytes
+
+
+class GpuFacts(Strict):
+    index: int
+    uuid: str
+    model: str
+    memory: Bytes
+    numa: int | None = None
+
+
+class NodeFacts(Strict):
+    """What a machine is."""
+
+    cores: Annotated[float, Field(gt=0, le=MAX_CORES)]
+    memory: Bytes
+    numa: list[NumaFacts] = []
+    gpus: list[GpuFacts] = []
+    executors: list[Executor]
+    unavailable: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    boot_id: str
+    version: str
+
+
+class Registration(Strict):
+    """``POST /api/nodes/register``. ``runner`` is the random identity of that runner's journal."""
+
+    name: NodeName
+    runner: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    address: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")]
+    facts: NodeFacts
+
+
+class RegistrationAnswer(Strict):
+    cluster: str
+    epoch: int
+    heartbeat_interval: float
+
+
+class GpuUsage(Strict):
+    uuid: str
+    memory_used: int | None = None
+    utilization: float | None = None
+    temperature: float | None = None
+    power: float | None = None
+    external: bool = False
+
+
+class NodeUsage(Strict):
+    cpu_percent: float
+    load: float
+    memory_used: int
+    disk_free: int | None = None
+    temperature: float | None = None
+    gpus: list[GpuUsage] = []
+
+
+class Heartbeat(Strict):
+    """``POST /api/nodes/{name}/heartbeat``.
+
+    ``attempts`` are all without an acknowledged final report, as of ``journal_version``. The host draws no
+    conclusion from a heartbeat older than the version its order was answered with.
+    """
+
+    runner: str
+    boot_id: str
+    journal_version: int
+    attempts: list[tuple[int, int]]
+    usage: NodeUsage
+
+
+class HeartbeatAnswer(Strict):
+    """``register`` asks the runner to introduce itself again (the host doesn't know it)."""
+
+    epoch: int
+    register: bool = False
+
+
+class Answer(Strict):
+    """An acknowledgement without content."""
+
+    ok: Literal[True] = True
+
+
+def clear_message(errors: list[Any]) -> str:
+    """One line for what pydantic found: the first error, where it is, and how many more."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"]) or "body"
+    text = str(first["msg"]).removeprefix("Value error, ")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{where}: {text}{more}"
