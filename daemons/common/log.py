@@ -27,7 +27,7 @@ class Log:
     def error(self, event: str, **facts: Any) -> None:
         self._logger.error(event, extra={_FACTS: facts})
 
-    def exception(self, event: str, error: BaseException, **facts: Any) -> None:
+    def unexpected(self, event: str, error: BaseException, **facts: Any) -> None:
         """An error nobody expected, with its traceback: for people who read logs, never for clients."""
         self._logger.error(event, exc_info=error, extra={_FACTS: facts})
 
@@ -39,10 +39,18 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         facts: dict[str, Any] = getattr(record, _FACTS, {})
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = (
+            datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z")
+        )
         trace = self.formatException(record.exc_info) if record.exc_info else None
         if self._json:
-            line = {"time": at, "level": record.levelname.lower(), "part": record.name.removeprefix("hakuriver.")}
+            line = {
+                "time": at,
+                "level": record.levelname.lower(),
+                "part": record.name.removeprefix("hakuriver."),
+            }
             line |= {"event": record.getMessage(), **facts, **({"traceback": trace} if trace else {})}
             return json.dumps(line, default=str)
         shown = " ".join(f"{key}={_readable(value)}" for key, value in facts.items())

@@ -124,7 +124,9 @@ def validate(model: type[Model], body: bytes) -> Model:
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
-        raise errors.UsageError(clear_message(error.errors(include_url=False)), code="invalid_body") from error
+        raise errors.UsageError(
+            clear_message(error.errors(include_url=False)), code="invalid_body"
+        ) from error
 
 
 def answer(model: BaseModel) -> Response:
@@ -148,6 +150,6 @@ async def _render_http(request: Request, error: Exception) -> Response:
 
 
 async def _render_unexpected(request: Request, error: Exception) -> Response:
-    log.exception("unexpected", error, method=request.method, path=request.url.path)
+    log.unexpected("request_failed", error, method=request.method, path=request.url.path)
     ours = errors.Internal("something unexpected went wrong", hint="the daemon's log has the details")
     return JSONResponse(ours.to_json(), ours.http_status)

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from hakuriver import endpoint, statedir
+from hakuriver.api import Client, address
+from hakuriver.errors import ConfigError, Unreachable, UsageError
+
+
+def cluster(folder: Path, url: str) -> statedir.Layout:
+    layout = statedir.layout(folder)
+    statedir.ensure_token(layout.user_token)
+    layout.cluster_file.write_text(json.dumps({"host": {"url": url, "pid": 1}}))
+    return layout
+
+
+def test_flags_beat_variables_beat_the_default(tmp_path: Path) -> None:
+    one = cluster(tmp_path / "one", "http://127.0.0.1:1")
+    two = cluster(tmp_path / "two", "http://127.0.0.1:2")
+    three = cluster(tmp_path / "home/.local/state/hakuriver", "http://127.0.0.1:3")
+    environ = {
+        "HAKURIVER_STATE_DIR": str(tmp_path / "two"),
+        "XDG_STATE_HOME": str(tmp_path / "home/.local/state"),
+    }
+    environ["HAKURIVER_CONFIG"] = str(tmp_path / "config.toml")
+    (tmp_path / "config.toml").touch()
+    assert endpoint.resolve(state_dir=str(tmp_path / "one"), environ=environ).url == "http://127.0.0.1:1"
+    assert endpoint.resolve(environ=environ).state == two
+    named = endpoint.resolve(environ=environ | {"HAKURIVER_HOST": "http://h:9", "HAKURIVER_TOKEN": "t" * 20})
+    assert (named.url, named.token, named.state) == ("http://h:9", "t" * 20, None)
+    flag = endpoint.resolve(host="http://f:9", token_file=str(one.user_token), environ=environ)
+    assert flag.token == statedir.read_token(one.user_token)
+    del environ["HAKURIVER_STATE_DIR"]
+    assert endpoint.resolve(environ=environ).state == three
+    (tmp_path / "config.toml").write_text(
+        f"[network]\nhost_reachable_address='10.0.0.1'\n[paths]\ncredentials_dir='{one.credentials}'\n"
+    )
+    assert endpoint.resolve(environ=environ).url == "http://10.0.0.1:8000"
+
+
+def test_no_cluster_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(endpoint.NoCluster) as caught:
+        endpoint.resolve(state_dir=str(tmp_path))
+    assert caught.value.exit_code == 5
+    assert "hakuriver up" in caught.value.hint
+
+
+def test_bad_combinations(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        endpoint.resolve(host="http://x", state_dir="y")
+    with pytest.raises(UsageError, match="goes with"):
+        endpoint.resolve(token_file="x")
+    with pytest.raises(UsageError, match="without a credential"):
+        endpoint.resolve(host="http://x", environ={})
+    layout = cluster(tmp_path, "http://127.0.0.1:1")
+    layout.cluster_file.write_text("{")
+    with pytest.raises(ConfigError):
+        endpoint.resolve(state_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["", "host", "ftp://x", "http://", "http://x:port", "http://x:"])
+def test_bad_addresses(url: str) -> None:
+    with pytest.raises(UsageError, match="can't be understood"):
+        Client(url, "token")
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(Unreachable, match="connection refused"):
+        Client("http://127.0.0.1:1", "token").request("GET", "/api/cluster")
+
+
+def test_addresses_are_quoted() -> None:
+    assert address("/api/nodes/a b", {"q": "x&y", "n": None, "m": 0}) == "/api/nodes/a%20b?q=x%26y&m=0"
