@@ -91,7 +91,7 @@ class _Gate:
             )
         elif headers.get(HEADER_WIRE, str(WIRE_VERSION)) != str(WIRE_VERSION):
             error = errors.UsageError(
-                f"this daemon speaks version {WIRE_VERSION} of the API, the request says {headers[HEADER_WIRE]!r}",
+                f"the request speaks API version {headers[HEADER_WIRE]!r}, this daemon {WIRE_VERSION}",
                 hint="upgrade the older of the two",
                 code="wire_version",
             )
