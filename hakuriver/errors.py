@@ -61,6 +61,10 @@ class NotAllowed(HakuRiverError):
     code, exit_code, http_status = "not_allowed", 4, 403
 
 
+POLICY = "policy"
+"""Code of a NotAllowed that is about what was asked for, not about who asks: final for a task."""
+
+
 class Unauthenticated(NotAllowed):
     code, http_status = "unauthenticated", 401
 

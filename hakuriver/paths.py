@@ -77,12 +77,12 @@ RUNNER_ROUTES: tuple[Route, ...] = (
 )
 
 
-def host_path(name: str, **parts: str | int) -> str:
+def host_path(name: str, /, **parts: str | int) -> str:
     """The path of a host route with its parts filled in (they must be URL-safe already)."""
     return _PATHS[name].format(**parts)
 
 
-def runner_path(name: str, **parts: str | int) -> str:
+def runner_path(name: str, /, **parts: str | int) -> str:
     """The path of a runner route with its parts filled in."""
     return _RUNNER_PATHS[name].format(**parts)
 

@@ -176,3 +176,9 @@ class WatchLine(TypedDict):
     node: NotRequired[NodeView]
     id: NotRequired[int]
     name: NotRequired[str]
+
+
+class StdinView(TypedDict):
+    """Answer of a feed to standard input: the offset that is wanted next."""
+
+    offset: int

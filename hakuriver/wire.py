@@ -304,11 +304,17 @@ class Heartbeat(Strict):
     usage: NodeUsage
 
 
+class Goodbye(Strict):
+    """``POST /api/nodes/{name}/goodbye``."""
+
+    runner: str
+
+
 class HeartbeatAnswer(Strict):
-    """``register`` asks the runner to introduce itself again (the host doesn't know it)."""
+    """``introduce`` asks the runner to introduce itself again (the host doesn't know it)."""
 
     epoch: int
-    register: bool = False
+    introduce: bool = False
 
 
 class Answer(Strict):

@@ -1,0 +1,150 @@
+"""The host as a value: its parts, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Delete, delete
+
+from daemons.common.log import Log
+from daemons.common.serve import Loop
+from daemons.host import auth, clock
+from daemons.host.dispatcher import Dispatcher
+from daemons.host.holds import Holds
+from daemons.host.ledger import Ledger
+from daemons.host.logs import Logs
+from daemons.host.nodes import Nodes
+from daemons.host.placing import Placing
+from daemons.host.rows import load_facts, load_nodes
+from daemons.host.schema import idempotency
+from daemons.host.store import Change, NodeChange, Store, TaskChange, Tx
+from daemons.host.submit import Policy
+from daemons.host.watch import Hub
+from hakuriver.config import Settings
+from hakuriver.errors import StorageFull
+from hakuriver.lifecycle import LIVE
+from hakuriver.statedir import Layout
+
+IDEMPOTENCY_DAYS = 30
+_PRUNE_SECONDS = 3600.0
+log = Log("host")
+
+
+@dataclass(slots=True)
+class Host:
+    """Everything that routes and loops need. Made by ``open_host``."""
+
+    settings: Settings
+    policy: Policy
+    store: Store
+    credentials: auth.Credentials
+    ledger: Ledger
+    nodes: Nodes
+    placing: Placing
+    dispatcher: Dispatcher
+    holds: Holds
+    hub: Hub
+    logs: Logs
+    submitting: Counter[str] = field(default_factory=Counter)
+    """Tasks of each owner that are on their way into the store."""
+
+    def loops(self) -> dict[str, Loop]:
+        """The loops that must run for as long as the host does."""
+        timing = self.settings.timing
+        return {
+            "store": self.store.run,
+            "placing": self.placing.run,
+            "dispatcher": self.dispatcher.run,
+            "holds": self.holds.run,
+            "nodes": partial(self.nodes.watch, min(1.0, timing.heartbeat_interval / 2)),
+            "prune": self._prune,
+        }
+
+    async def stop(self) -> None:
+        """End the streams, so that the server can stop."""
+        self.hub.close()
+
+    async def close(self) -> None:
+        """After the server: write what is waiting, close everything."""
+        self.hub.close()
+        await self.dispatcher.close()
+        await self.store.close()
+        self.logs.close()
+
+    async def _prune(self) -> None:
+        while True:
+            before = clock.later(-IDEMPOTENCY_DAYS * 86400)
+            old = delete(idempotency).where(idempotency.c.created_at < before)
+            try:
+                await self.store.write(partial(_delete, statement=old))
+            except StorageFull as error:
+                log.warning("prune_postponed", error=error.message)
+            await asyncio.sleep(_PRUNE_SECONDS)
+
+
+async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, embedded: bool) -> Host:
+    """A host over a migrated database, its memory read from there; to be closed with ``close``."""
+    shared = Path(settings.paths.shared_dir).expanduser() if settings.paths.shared_dir else layout.shared
+    timing = settings.timing
+    ledger = Ledger()
+
+    def committed(changes: Sequence[Change]) -> None:
+        _committed(host, changes)
+
+    store = Store(layout.database, committed)
+    store.open()
+    known = Nodes(store, ledger, timing.heartbeat_interval * timing.heartbeat_timeout_factor)
+    dispatcher = Dispatcher(store, ledger, known, tokens.host)
+    hub = Hub(store, known.view, known.names)
+    logs = Logs(store, dispatcher, hub, shared)
+    host = Host(
+        settings=settings,
+        policy=Policy(embedded, settings.docker.default_container_name, str(shared)),
+        store=store,
+        credentials=await auth.load(store, tokens),
+        ledger=ledger,
+        nodes=known,
+        placing=Placing(store, ledger, known),
+        dispatcher=dispatcher,
+        holds=Holds(store),
+        hub=hub,
+        logs=logs,
+    )
+    for node in await store.read(load_nodes):
+        known.apply(node)
+    for row in await store.read(lambda connection: load_facts(connection, [str(state) for state in LIVE])):
+        ledger.apply(row)
+        dispatcher.consider(row)
+        host.holds.consider(row)
+    for name in known.names():
+        host.hub.touch(name)
+    log.info("opened", cluster=store.identity.cluster, queued=len(ledger.queue), held=ledger.held)
+    return host
+
+
+def _delete(tx: Tx, statement: Delete) -> None:
+    tx.execute(statement)
+
+
+def _committed(host: Host, changes: Sequence[Change]) -> None:
+    """Committed changes, in their order: memory first, then everybody who watches."""
+    for change in changes:
+        if isinstance(change, NodeChange):
+            host.nodes.apply(change.row)
+            host.placing.wake()
+        elif isinstance(change, TaskChange):
+            effect = host.ledger.apply(change.row)
+            for name in effect.nodes:
+                host.hub.touch(name)
+            if effect.came_back:
+                host.placing.rest(change.row.id, change.row.attempt)
+            if effect.placeable:
+                host.placing.wake()
+            host.dispatcher.consider(change.row)
+            host.holds.consider(change.row)
+    host.hub.publish(changes)

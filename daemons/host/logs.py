@@ -1,0 +1,197 @@
+"""Logs: from the runner that has them, or from the shared copy while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from daemons.host.dispatcher import Dispatcher
+from daemons.host.schema import attempt, task
+from daemons.host.store import Store
+from daemons.host.watch import Hub
+from hakuriver.errors import HakuRiverError, NotFound, Unreachable
+from hakuriver.lifecycle import ENDED, State
+from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, runner_path
+from hakuriver.wire import Stream
+
+READ_SECONDS = 5.0
+POLL_SECONDS = 1.0
+_TAIL_BLOCK = 64 * 1024
+_SUBFOLDER: dict[Stream, tuple[str, str]] = {
+    "stdout": ("task_outputs", "out"),
+    "stderr": ("task_errors", "err"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranged:
+    """One read of a log: where it starts, how much of it, from the end, how long to wait for more."""
+
+    offset: int
+    limit: int
+    tail: int | None
+    wait: float
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of a log; ``ended`` when the log can't grow any more."""
+
+    data: bytes
+    offset: int
+    size: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    number: int
+    attempt: int
+    node: str | None
+    state: State
+    current: bool
+    ran: bool
+
+    @property
+    def final(self) -> bool:
+        """Nothing more will be written under this attempt's number."""
+        return self.state in ENDED or not self.current
+
+
+class Logs:
+    """Reads logs for people; ``shared`` is the folder that all nodes copy theirs to."""
+
+    def __init__(self, store: Store, dispatcher: Dispatcher, hub: Hub, shared: Path) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._hub = hub
+        self._shared = shared
+        self._pool = ThreadPoolExecutor(4, "shared-dir")
+
+    def close(self) -> None:
+        """Let the threads go; one that hangs in a dead mount is left behind."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def read(self, number: int, stream: Stream, asked: Ranged) -> Piece:
+        """One ranged read; waits up to ``asked.wait`` for something to show. Raises NotFound, Unreachable."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + asked.wait
+        with self._hub.listen(number) as changed:
+            while True:
+                changed.clear()
+                source = await self._store.read(lambda connection: _find(connection, number, asked.attempt))
+                piece = await self._once(source, stream, asked, max(0.0, deadline - loop.time()))
+                left = deadline - loop.time()
+                if piece.data or piece.ended or left <= 0:
+                    return piece
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), min(POLL_SECONDS, left))
+
+    async def _once(self, source: _Source, stream: Stream, asked: Ranged, wait: float) -> Piece:
+        if source.node is None:
+            return Piece(b"", 0, 0, ended=source.final)
+        try:
+            return await self._from_runner(source, source.node, stream, asked, wait)
+        except NotFound:
+            if not source.final:
+                return Piece(b"", 0, 0, ended=False)
+            missing: HakuRiverError = NotFound(f"the log of task {source.number} is gone from {source.node}")
+        except Unreachable as error:
+            missing = error
+        if source.final and not source.ran:
+            return Piece(b"", 0, 0, ended=True)
+        return await self._from_copy(source, stream, asked, missing)
+
+    async def _from_runner(
+        self, source: _Source, node: str, stream: Stream, asked: Ranged, wait: float
+    ) -> Piece:
+        path = runner_path("logs", task=source.number, attempt=source.attempt, stream=stream)
+        query = {"offset": asked.offset, "limit": asked.limit, "tail": asked.tail, "wait": round(wait, 3)}
+        async with self._dispatcher.open(node, "GET", path, query=query, timeout=wait + 10) as response:
+            data = await response.aread()
+            headers = response.headers
+        try:
+            offset, size = int(headers[HEADER_OFFSET]), int(headers[HEADER_SIZE])
+        except (KeyError, ValueError):
+            raise Unreachable(
+                f"node {node} answers what can't be understood", code="node_unreachable"
+            ) from None
+        return Piece(data, offset, size, headers.get(HEADER_ENDED) == "1")
+
+    async def _from_copy(
+        self, source: _Source, stream: Stream, asked: Ranged, missing: HakuRiverError
+    ) -> Piece:
+        """The copy may be behind the truth, so it never says that it is whole."""
+        folder, suffix = _SUBFOLDER[stream]
+        middle = "" if source.attempt == 1 else f".{source.attempt}"
+        path = self._shared / folder / f"{source.number}{middle}.{suffix}"
+        loop = asyncio.get_running_loop()
+        try:
+            found = await asyncio.wait_for(
+                loop.run_in_executor(self._pool, read_range, path, asked.offset, asked.limit, asked.tail),
+                READ_SECONDS,
+            )
+        except TimeoutError:
+            raise Unreachable(missing.message, hint=f"and {self._shared} doesn't answer either") from missing
+        except OSError:
+            raise missing from None
+        return Piece(*found, ended=isinstance(missing, NotFound))
+
+
+def _find(connection: Connection, number: int, attempt_number: int | None) -> _Source:
+    """The attempt whose log is meant; raises NotFound."""
+    wanted = task.c.attempt if attempt_number is None else attempt_number
+    row = connection.execute(
+        select(attempt.c.number, attempt.c.node, attempt.c.state, attempt.c.started_at, task.c.attempt)
+        .join(task, task.c.id == attempt.c.task)
+        .where(task.c.id == number, attempt.c.number == wanted)
+    ).first()
+    if row is None:
+        raise NotFound(
+            f"there is no task {number}" + (f" attempt {attempt_number}" if attempt_number else "")
+        )
+    return _Source(number, row[0], row[1], State(row[2]), row[0] == row[4], row[3] is not None)
+
+
+def read_range(path: Path, offset: int, limit: int, tail: int | None) -> tuple[bytes, int, int]:
+    """(bytes, offset of the first, size) of a regular file; raises OSError, also for a symbolic link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(f"{path} is not a file")
+        size = info.st_size
+        start = min(offset, size) if tail is None else _tail_start(descriptor, size, tail)
+        return os.pread(descriptor, limit, start), start, size
+    finally:
+        os.close(descriptor)
+
+
+def _tail_start(descriptor: int, size: int, lines: int) -> int:
+    """Where the last lines begin; a last line without its newline counts as one."""
+    if lines == 0:
+        return size
+    end = size
+    wanted = lines
+    if size and os.pread(descriptor, 1, size - 1) == b"\n":
+        wanted += 1
+    while end > 0:
+        begin = max(0, end - _TAIL_BLOCK)
+        block = os.pread(descriptor, end - begin, begin)
+        count = block.count(b"\n")
+        if count >= wanted:
+            at = len(block)
+            for _ in range(wanted):
+                at = block.rindex(b"\n", 0, at)
+            return begin + at + 1
+        wanted -= count
+        end = begin
+    return 0

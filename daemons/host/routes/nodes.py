@@ -1,0 +1,80 @@
+"""Nodes: seen by people, spoken by runners."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from daemons.common.web import Handler, Principal, answer, read_body
+from daemons.host import reports
+from daemons.host.context import Host
+from daemons.host.nodes import heartbeat_answer
+from daemons.host.routes import query
+from hakuriver.errors import NotAllowed, NotFound
+from hakuriver.wire import Answer, Goodbye, Heartbeat, Registration, RegistrationAnswer, ReportBatch
+
+
+def handlers(host: Host) -> dict[str, Handler]:
+    """Handlers by route name."""
+
+    async def nodes(request: Request, _: Principal) -> Response:
+        query.check_names(request, ())
+        return JSONResponse([host.nodes.view(name) for name in host.nodes.names()])
+
+    async def node(request: Request, _: Principal) -> Response:
+        query.check_names(request, ())
+        name: str = request.path_params["name"]
+        if name not in host.nodes:
+            raise NotFound(f"there is no node {name}", hint="hakuriver nodes lists them")
+        return JSONResponse(host.nodes.view(name))
+
+    async def register(request: Request, principal: Principal) -> Response:
+        given = await read_body(request, Registration)
+        check_subject(principal, given.name)
+        await host.nodes.register(given)
+        host.dispatcher.node_alive(given.name)
+        identity = host.store.identity
+        return answer(
+            RegistrationAnswer(
+                cluster=identity.cluster,
+                epoch=identity.epoch,
+                heartbeat_interval=host.settings.timing.heartbeat_interval,
+            )
+        )
+
+    async def heartbeat(request: Request, principal: Principal) -> Response:
+        name: str = request.path_params["name"]
+        check_subject(principal, name)
+        again = await host.nodes.heartbeat(name, await read_body(request, Heartbeat))
+        if not again:
+            host.dispatcher.node_alive(name)
+            host.hub.touch(name)
+        return answer(heartbeat_answer(host.store.identity.epoch, again))
+
+    async def report(request: Request, principal: Principal) -> Response:
+        name: str = request.path_params["name"]
+        check_subject(principal, name)
+        batch = await read_body(request, ReportBatch)
+        return answer(await host.store.write(lambda tx: reports.apply_batch(tx, name, batch)))
+
+    async def goodbye(request: Request, principal: Principal) -> Response:
+        name: str = request.path_params["name"]
+        check_subject(principal, name)
+        given = await read_body(request, Goodbye)
+        await host.nodes.goodbye(name, given.runner)
+        return answer(Answer())
+
+    return {
+        "nodes": nodes,
+        "node": node,
+        "register": register,
+        "heartbeat": heartbeat,
+        "reports": report,
+        "goodbye": goodbye,
+    }
+
+
+def check_subject(principal: Principal, name: str) -> None:
+    """A node's credential speaks for that node only; ``*`` for any."""
+    if principal.subject not in ("*", name):
+        raise NotAllowed(f"the credential of {principal.subject} can't speak for node {name}")

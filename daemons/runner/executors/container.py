@@ -1,0 +1,150 @@
+"""What a container is made of: from an attempt to the engine's own words. Policy is checked here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.types import LogConfig, Mount
+
+from daemons.runner.environment import container_variables
+from daemons.runner.executors.engine import LABEL_ATTEMPT, LABEL_CLUSTER, LABEL_RUNNER
+from daemons.runner.model import Attempt
+from hakuriver.errors import POLICY, CannotFit, NotAllowed, UsageError
+from hakuriver.wire import AttemptSpec, NumaFacts
+from hakuriver.wire import Mount as WireMount
+
+WRAPPER = (
+    '(set -C; : >/.hakuriver/claim) 2>/dev/null || exit 125; exec "$@" >>/.hakuriver/out 2>>/.hakuriver/err'
+)
+NO_CLAIM = 125
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What containers of this node may do, and what they get without asking."""
+
+    node: str
+    runner: str
+    attempts: Path
+    shared: Path
+    temp: Path
+    mount_roots: tuple[str, ...]
+    allow_privileged: bool
+    privileged: bool
+    additional_mounts: tuple[str, ...]
+    cpus: float
+    numa: tuple[NumaFacts, ...]
+
+
+def name_of(attempt: Attempt) -> str:
+    """The container's name."""
+    return f"hakuriver-{attempt.cluster[:8]}-{attempt.spec.task}-{attempt.spec.attempt}"
+
+
+def check(spec: AttemptSpec, rules: Rules) -> None:
+    """Raise what this node will never allow. Blocking."""
+    if spec.image is None:
+        raise UsageError("a container needs an image")
+    if spec.stdin:
+        raise UsageError("a container can't be given a standard input yet")
+    if (rules.privileged if spec.privileged is None else spec.privileged) and not rules.allow_privileged:
+        raise NotAllowed(
+            f"a privileged container is against the policy of node {rules.node}",
+            hint="[policy] allow_privileged = true on that node allows them",
+            code=POLICY,
+        )
+    if spec.numa is not None and all(each.id != spec.numa for each in rules.numa):
+        raise CannotFit(f"node {rules.node} has no NUMA node {spec.numa}")
+    mounts(spec, rules)
+
+
+def mounts(spec: AttemptSpec, rules: Rules) -> list[Mount]:
+    """The task's own mounts, by policy; without any, the node's additional ones."""
+    if spec.mounts is None:
+        return [_additional(text) for text in rules.additional_mounts]
+    return [_allowed(each, rules) for each in spec.mounts]
+
+
+def _allowed(mount: WireMount, rules: Rules) -> Mount:
+    """A mount whose source, all links followed, lies in a folder that policy names."""
+    try:
+        source = Path(mount.source).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise UsageError(f"{mount.source} does not exist on node {rules.node}") from None
+    roots = [Path(root).resolve() for root in rules.mount_roots]
+    if not any(source.is_relative_to(root) for root in roots):
+        raise NotAllowed(
+            f"to mount {mount.source} is against the policy of node {rules.node}",
+            hint=f"[policy] mount_roots there: {', '.join(rules.mount_roots) or 'none'}",
+            code=POLICY,
+        )
+    if Path(mount.target).is_relative_to("/.hakuriver") or Path(mount.target) == Path("/"):
+        raise UsageError(f"nothing can be mounted at {mount.target}")
+    return Mount(mount.target, str(source), type="bind", read_only=mount.read_only)
+
+
+def _additional(text: str) -> Mount:
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source.startswith("/") or not target.startswith("/") or mode not in ("", "ro", "rw"):
+        raise UsageError(f"[docker] additional_mounts: {text!r} is not HOST:CONTAINER[:ro]")
+    return Mount(target, source, type="bind", read_only=mode == "ro")
+
+
+def request(
+    api: docker.APIClient, attempt: Attempt, image: dict[str, Any], rules: Rules, *, wrapped: bool, init: bool
+) -> dict[str, Any]:
+    """The arguments of ``create_container``."""
+    spec = attempt.spec
+    entry: list[str] = (image.get("Config") or {}).get("Entrypoint") or []
+    argv = [*entry, *spec.command]
+    if wrapped:
+        argv = ["/bin/sh", "-c", WRAPPER, "hakuriver", *argv]
+    return {
+        "image": image["Id"],
+        "name": name_of(attempt),
+        "entrypoint": argv[:1],
+        "command": argv[1:],
+        "environment": container_variables(spec, node=rules.node),
+        "working_dir": spec.workdir,
+        "labels": {
+            LABEL_CLUSTER: attempt.cluster,
+            LABEL_RUNNER: rules.runner,
+            LABEL_ATTEMPT: attempt.name,
+        },
+        "host_config": api.create_host_config(**_limits(spec, rules), **_host(attempt, rules, wrapped, init)),
+    }
+
+
+def _host(attempt: Attempt, rules: Rules, wrapped: bool, init: bool) -> dict[str, Any]:
+    spec = attempt.spec
+    own = [Mount("/.hakuriver", str(rules.attempts / attempt.name / "io"), type="bind")] if wrapped else []
+    own += [
+        Mount("/shared", str(rules.shared), type="bind"),
+        Mount("/local_temp", str(rules.temp), type="bind"),
+    ]
+    asked = mounts(spec, rules)
+    taken = {each["Target"] for each in asked}
+    return {
+        "mounts": [each for each in own if each["Target"] not in taken] + asked,
+        "init": init,
+        "privileged": rules.privileged if spec.privileged is None else spec.privileged,
+        "log_config": LogConfig(type="none") if wrapped else LogConfig(type="json-file"),
+    }
+
+
+def _limits(spec: AttemptSpec, rules: Rules) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if spec.cores:
+        found["nano_cpus"] = int(max(0.01, min(spec.cores, rules.cpus)) * 10**9)
+    if spec.memory:
+        found |= {"mem_limit": spec.memory, "memswap_limit": spec.memory, "shm_size": spec.memory // 2}
+    if spec.shm_size:
+        found["shm_size"] = spec.shm_size
+    if spec.numa is not None:
+        near = next(each for each in rules.numa if each.id == spec.numa)
+        found |= {"cpuset_cpus": ",".join(map(str, near.cpus)), "cpuset_mems": str(spec.numa)}
+    return found

@@ -1,0 +1,336 @@
+"""Containers. ``start`` is sent once; whether it happened is known from the claim, never guessed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from docker.errors import APIError
+from docker.errors import NotFound as ContainerNotFound
+
+from daemons.common.log import Log
+from daemons.runner.executors import container
+from daemons.runner.executors.container import NO_CLAIM, Rules, name_of
+from daemons.runner.executors.engine import Engine, EngineAway
+from daemons.runner.executors.enginelogs import LogFetcher
+from daemons.runner.folders import prepare, take_claim
+from daemons.runner.model import Attempt, End, TryLater, Work
+from daemons.runner.threads import Threads
+from hakuriver.errors import CannotFit, Conflict, Unreachable
+
+log = Log("docker")
+LOOK_AGAIN = 30.0  # the engine's events and its periodic inspection wake us long before
+IN_DOUBT = 10.0  # seconds in which a start that may be on its way is waited for
+
+
+class DockerExecutor:
+    """Runs attempts in containers of one engine."""
+
+    def __init__(self, engine: Engine, rules: Rules, threads: Threads, *, boot_id: str) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._threads = threads
+        self._boot_id = boot_id
+        self._init = True  # docker-init as the first process, until the engine says that it has none
+        self._shells: dict[str, bool] = {}  # image id → whether it has /bin/sh
+
+    @property
+    def unavailable(self) -> str | None:
+        return self._engine.unavailable
+
+    def check(self, attempt: Attempt) -> None:
+        container.check(attempt.spec, self._rules)
+
+    async def run(self, work: Work) -> End:
+        if not work.attempt.handle.get("start_sent"):
+            try:
+                refused = await self._start(work)
+            except EngineAway as error:
+                if not work.attempt.handle.get("start_sent"):
+                    raise TryLater(str(error)) from error
+            else:
+                if refused is not None:
+                    return refused
+        fetcher = None if work.attempt.handle["wrapped"] else self._fetcher(work.attempt)
+        try:
+            return await self._follow(work, fetcher)
+        finally:
+            self._engine.forget(work.attempt.handle["container"])
+
+    def _fetcher(self, attempt: Attempt) -> LogFetcher:
+        folder = self._rules.attempts / attempt.name / "io"
+        return LogFetcher(self._engine, attempt.handle["container"], folder, self._threads)
+
+    # ---- starting
+
+    async def _start(self, work: Work) -> End | None:
+        """Create and start; an End when it can't be started."""
+        attempt = work.attempt
+        image = await self._image(attempt)
+        try:
+            await self._threads.call(self._prepare, attempt)
+        except OSError as error:
+            raise TryLater(f"its folders can't be made: {error.strerror}") from error
+        try:
+            found, wrapped = await self._create(attempt, image)
+        except APIError as error:
+            return End(error=f"the engine refuses the container: {error.explanation}", ended_at=_now())
+        self._engine.ending(found)
+        await work.save(attempt.handle | {"container": found, "wrapped": wrapped, "start_sent": True})
+        if attempt.kill_wanted:
+            return await self._never_ran(attempt, "killed")
+        try:
+            await self._engine.call(lambda api: api.start(found))
+        except APIError as error:
+            message = str(error.explanation or error)
+            if self._init and "docker-init" in message:
+                await self._without_init(work, found)
+            return await self._not_started(attempt, message)
+        return None
+
+    async def _image(self, attempt: Attempt) -> dict[str, Any]:
+        name = attempt.spec.image or ""
+        try:
+            found: dict[str, Any] = await self._engine.call(lambda api: api.inspect_image(name))
+        except ContainerNotFound:
+            raise CannotFit(
+                f"image {name} is not on node {self._rules.node}",
+                hint=f"run 'docker pull {name}' or 'docker load' there",
+                code="no_image",
+            ) from None
+        return found
+
+    def _prepare(self, attempt: Attempt) -> None:
+        prepare(self._rules.attempts, attempt.key)
+        for folder in (self._rules.shared, self._rules.temp):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    async def _create(self, attempt: Attempt, image: dict[str, Any]) -> tuple[str, bool]:
+        """A container that was not started, and whether its entry is our wrapper."""
+        wrapped = self._shells.get(image["Id"], True)
+        found = await self._make(attempt, image, wrapped=wrapped)
+        if image["Id"] not in self._shells:
+            wrapped = self._shells[image["Id"]] = await self._has_shell(found)
+            if not wrapped:
+                log.warning("image_without_shell", image=attempt.spec.image, task=attempt.spec.task)
+                await self._remove(found)
+                found = await self._make(attempt, image, wrapped=False)
+        return found, wrapped
+
+    async def _make(self, attempt: Attempt, image: dict[str, Any], *, wrapped: bool) -> str:
+        """Create it; one of an earlier try, which was never started, makes room."""
+        init = self._init
+        for _ in range(2):
+            try:
+                return await self._engine.call(
+                    lambda api: str(
+                        api.create_container(
+                            **container.request(api, attempt, image, self._rules, wrapped=wrapped, init=init)
+                        )["Id"]
+                    )
+                )
+            except APIError as error:
+                if error.status_code != 409:
+                    raise
+                await self._remove(name_of(attempt))
+        raise Conflict(f"another container has the name {name_of(attempt)}")
+
+    async def _has_shell(self, found: str) -> bool:
+        response = await self._engine.call(
+            lambda api: api.head(
+                f"{api.base_url}/v{api.api_version}/containers/{found}/archive",
+                params={"path": "/bin/sh"},
+                timeout=30,
+            )
+        )
+        if response.status_code not in (200, 404):
+            raise EngineAway(f"the engine can't look into the image: HTTP {response.status_code}")
+        return bool(response.status_code == 200)
+
+    async def _without_init(self, work: Work, found: str) -> None:
+        """Forget a container that can't start because docker-init is missing. That it can be removed without
+        force proves that it doesn't run; raises TryLater."""
+        await self._remove(found)
+        self._init = False
+        log.warning("no_docker_init", consequence="tasks run as process 1 and must reap their own children")
+        await work.save({})
+        raise TryLater("the engine has no docker-init: starting without it")
+
+    async def _not_started(self, attempt: Attempt, message: str) -> End | None:
+        """The engine said that it didn't start: believe it when the claim says so, too."""
+        info = await self._inspect(attempt)
+        if info is not None and _time(info["State"]["StartedAt"]) is not None:
+            return None
+        if attempt.handle["wrapped"] and not await self._take_claim(attempt):
+            return None
+        code = info["State"]["ExitCode"] if info is not None else None
+        return End(
+            error=f"the engine can't start it: {message}",
+            exit_code=code if code in (126, 127) else None,
+            ended_at=_now(),
+        )
+
+    async def _never_ran(self, attempt: Attempt, why: str) -> End:
+        await self._take_claim(attempt)
+        return End(never_ran=why, ended_at=_now())
+
+    async def _take_claim(self, attempt: Attempt) -> bool:
+        return await self._threads.call(take_claim, self._rules.attempts, attempt.key)
+
+    # ---- following
+
+    async def _follow(self, work: Work, fetcher: LogFetcher | None) -> End:
+        """Until its end, through any absence of the engine."""
+        attempt = work.attempt
+        doubtful_since: float | None = None
+        while True:
+            try:
+                info = await self._inspect(attempt)
+            except EngineAway:
+                await asyncio.sleep(1)
+                continue
+            if info is None:
+                return await self._gone(attempt)
+            started = _time(info["State"]["StartedAt"])
+            if started is None:
+                doubtful_since = doubtful_since or time.monotonic()
+                if time.monotonic() - doubtful_since > IN_DOUBT:
+                    end = await self._settle_doubt(attempt)
+                    if end is not None:
+                        return end
+                await asyncio.sleep(0.5)
+                continue
+            if info["State"]["Running"]:
+                await work.started(started)
+                await self._wait(attempt, fetcher)
+                continue
+            if fetcher is not None and not await fetcher.fetch():
+                await asyncio.sleep(1)
+                continue
+            await work.started(started)
+            return await self._end(attempt, info["State"], started)
+
+    async def _wait(self, attempt: Attempt, fetcher: LogFetcher | None) -> None:
+        if fetcher is None:
+            await self._engine.rest(attempt.handle["container"], LOOK_AGAIN)
+        else:
+            await self._engine.rest(attempt.handle["container"], fetcher.interval)
+            await fetcher.fetch()
+
+    async def _settle_doubt(self, attempt: Attempt) -> End | None:
+        """A container that should have started and didn't: make sure that it never will."""
+        if attempt.handle["wrapped"] and not await self._take_claim(attempt):
+            return None
+        try:
+            await self._engine.call(lambda api: api.remove_container(attempt.handle["container"], v=True))
+        except (APIError, EngineAway):
+            return None
+        return End(never_ran="the engine lost the start of its container", ended_at=_now())
+
+    async def _gone(self, attempt: Attempt) -> End:
+        if attempt.handle["wrapped"] and await self._take_claim(attempt):
+            return End(never_ran="its container is gone and never ran", ended_at=_now())
+        return End(lost="its container is gone", ended_at=_now())
+
+    async def _end(self, attempt: Attempt, state: dict[str, Any], started: datetime) -> End:
+        finished, code = _time(state["FinishedAt"]) or _now(), int(state["ExitCode"])
+        booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if attempt.boot_id != self._boot_id and finished.timestamp() >= booted:
+            return End(lost="node_rebooted: the machine was restarted while it ran", ended_at=finished)
+        if attempt.handle["wrapped"] and code == NO_CLAIM and await self._take_claim(attempt):
+            return End(error="its start can't be recorded (is the node's disk full?)", ended_at=finished)
+        oom = bool(state.get("OOMKilled"))
+        return End(
+            exit_code=code,
+            over_memory=oom and code == 137,
+            oom_events=int(oom),
+            started_at=started,
+            ended_at=finished,
+        )
+
+    async def _inspect(self, attempt: Attempt) -> dict[str, Any] | None:
+        try:
+            return dict(
+                await self._engine.call(lambda api: api.inspect_container(attempt.handle["container"]))
+            )
+        except ContainerNotFound:
+            return None
+        except APIError as error:
+            raise EngineAway(str(error)) from error
+
+    # ---- intents
+
+    async def kill(self, attempt: Attempt, grace: float) -> None:
+        await self._send(attempt, "SIGTERM")
+        with contextlib.suppress(APIError):
+            await self._ask(attempt, "unpause")
+        await asyncio.sleep(grace)
+        await self._send(attempt, "SIGKILL")
+
+    async def pause(self, attempt: Attempt) -> None:
+        await self._pausing(attempt, "pause", already="already paused")
+
+    async def resume(self, attempt: Attempt) -> None:
+        await self._pausing(attempt, "unpause", already="not paused")
+
+    async def _pausing(self, attempt: Attempt, verb: str, *, already: str) -> None:
+        try:
+            await self._ask(attempt, verb)
+        except APIError as error:
+            if already not in str(error.explanation):
+                raise Conflict(f"the engine can't {verb} it: {error.explanation}") from error
+
+    async def signal(self, attempt: Attempt, number: int) -> None:
+        try:
+            await self._engine.call(lambda api: api.kill(attempt.handle["container"], number))
+        except APIError as error:
+            raise Conflict(f"attempt {attempt.name} doesn't run", code="not_running") from error
+        except EngineAway as error:
+            raise Unreachable(str(error)) from error
+
+    async def stdin(self, attempt: Attempt, offset: int, data: bytes, *, eof: bool) -> int:  # noqa: ARG002
+        raise Conflict("a container has no standard input that could be fed")
+
+    async def _send(self, attempt: Attempt, name: str) -> None:
+        """A signal; that the container has ended meanwhile is fine."""
+        try:
+            await self._engine.call(lambda api: api.kill(attempt.handle["container"], name))
+        except APIError as error:
+            if error.status_code not in (404, 409):
+                raise Unreachable(f"the engine can't signal it: {error.explanation}") from error
+        except EngineAway as error:
+            raise Unreachable(str(error)) from error
+
+    async def _ask(self, attempt: Attempt, verb: str) -> None:
+        try:
+            await self._engine.call(lambda api: getattr(api, verb)(attempt.handle["container"]))
+        except EngineAway as error:
+            raise Unreachable(str(error)) from error
+
+    # ---- afterwards
+
+    async def clean(self, attempt: Attempt) -> None:
+        try:
+            await self._remove(attempt.handle.get("container") or name_of(attempt))
+        except (APIError, EngineAway) as error:
+            raise Unreachable(f"its container stays: {error}") from error
+
+    async def _remove(self, found: str) -> None:
+        """Remove a container that doesn't run."""
+        with contextlib.suppress(ContainerNotFound):
+            await self._engine.call(lambda api: api.remove_container(found, v=True))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _time(text: str) -> datetime | None:
+    """The engine's time of day, which has nanoseconds; None for its zero."""
+    if text.startswith("0001-"):
+        return None
+    head, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{fraction[:6] or '0':0<6}+00:00")

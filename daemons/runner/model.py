@@ -1,0 +1,188 @@
+"""What the runner knows of an attempt: the journal stores it, the agent drives it, executors run it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from hakuriver.lifecycle import Intent, State, end_state
+from hakuriver.units import format_size
+from hakuriver.wire import AttemptSpec
+
+Key = tuple[int, int]
+Handle = dict[str, Any]
+"""Where an attempt is to be found again, as its executor wrote it down."""
+
+
+class Phase(StrEnum):
+    """How far the runner is with an attempt."""
+
+    ACCEPTED = "accepted"  # journaled, nothing was done
+    STARTING = "starting"  # may have started: the claim knows
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The newest intent for an attempt, and when it was journaled."""
+
+    version: int
+    intent: Intent
+    by: str
+    grace: float
+    at: float  # CLOCK_REALTIME
+    at_boot: float  # CLOCK_BOOTTIME
+    boot_id: str
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt as the journal has it."""
+
+    spec: AttemptSpec
+    cluster: str
+    phase: Phase
+    state: State
+    boot_id: str  # of the boot in which it was started
+    carried: int = 0  # version of the newest intent that was carried out
+    wish: Wish | None = None
+    handle: Handle = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return self.spec.task, self.spec.attempt
+
+    @property
+    def name(self) -> str:
+        return folder_name(self.key)
+
+    @property
+    def kill_wanted(self) -> bool:
+        return self.wish is not None and self.wish.intent is Intent.KILL
+
+
+def folder_name(key: Key) -> str:
+    """Name of an attempt's folder."""
+    return f"{key[0]}.{key[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The facts about an end; what they mean is judged with the journaled intent."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    over_memory: bool = False  # measured, not guessed
+    oom_events: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    ended_boot: float | None = None  # CLOCK_BOOTTIME of the boot ``boot_id``, when known
+    boot_id: str = ""
+    lost: str | None = None  # why nobody can know how it ended
+    never_ran: str | None = None  # why it can be started again under another number
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """State and reason that the host is told."""
+
+    state: State
+    reason: str
+
+
+def was_killed(end: End, wish: Wish | None) -> bool:
+    """Whether a kill was journaled before the end (by the clock that never jumps, where both have it)."""
+    if wish is None or wish.intent is not Intent.KILL:
+        return False
+    if end.ended_boot is not None and wish.boot_id == end.boot_id:
+        return wish.at_boot <= end.ended_boot
+    return end.ended_at is None or wish.at <= end.ended_at.timestamp()
+
+
+def judge(end: End, wish: Wish | None, memory: int) -> Verdict:
+    """What the facts mean."""
+    killed = was_killed(end, wish)
+    by = f"killed by {wish.by}" if wish and wish.by else "killed"
+    if end.never_ran is not None:
+        return (
+            Verdict(State.KILLED, f"{by} before it started")
+            if killed
+            else Verdict(State.PENDING, end.never_ran)
+        )
+    if end.lost is not None:
+        return Verdict(State.LOST, end.lost)
+    state = end_state(exit_code=end.exit_code, signal=end.signal, killed=killed, oom=end.over_memory)
+    if state is State.KILLED:
+        return Verdict(state, by)
+    if state is State.KILLED_OOM:
+        return Verdict(
+            state, f"over its memory limit of {format_size(memory)}" if memory else "out of memory"
+        )
+    if end.error is not None:
+        return Verdict(state, end.error)
+    if end.signal is not None:
+        return Verdict(state, f"ended by {signal_name(end.signal)}")
+    return Verdict(state, "" if state is State.COMPLETED else f"exit code {end.exit_code}")
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV``, or ``signal 40`` where it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+class Work(Protocol):
+    """What an executor may ask of the agent while it runs an attempt."""
+
+    @property
+    def attempt(self) -> Attempt: ...
+
+    async def save(self, handle: Handle) -> None:
+        """Journal the handle, before doing what can't be done twice."""
+
+    async def waiting(self, reason: str) -> None:
+        """Say why the attempt doesn't start yet."""
+
+    async def started(self, at: datetime) -> None:
+        """The attempt runs."""
+
+
+class Executor(Protocol):
+    """One way to run attempts. ``run`` is both start and recovery: it may be called in any phase."""
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why this node can't run anything this way now; None when it can."""
+
+    def check(self, attempt: Attempt) -> None:
+        """Raise a HakuRiverError when this node will never run it (blocking)."""
+
+    async def run(self, work: Work) -> End:
+        """Start it at most once, wait for its end."""
+
+    async def kill(self, attempt: Attempt, grace: float) -> None:
+        """TERM, and KILL after ``grace`` seconds. It may be called again."""
+
+    async def pause(self, attempt: Attempt) -> None: ...
+
+    async def resume(self, attempt: Attempt) -> None: ...
+
+    async def signal(self, attempt: Attempt, number: int) -> None:
+        """Raises Conflict when it doesn't run."""
+
+    async def stdin(self, attempt: Attempt, offset: int, data: bytes, *, eof: bool) -> int:
+        """Feed bytes; returns the next wanted offset."""
+
+    async def clean(self, attempt: Attempt) -> None:
+        """Remove what isn't needed after the end was journaled: never logs. It may be called again."""
+
+
+class TryLater(Exception):
+    """It can't be started now, and was not: the reason."""

@@ -1,0 +1,110 @@
+"""What starts daemons and the terminal interface: the only module that imports them, inside its functions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hakuriver import config, endpoint, statedir
+from hakuriver.cli.commands import Verb
+from hakuriver.cli.context import Context
+from hakuriver.cli.parsing import at_least
+from hakuriver.errors import UsageError
+from hakuriver.paths import host_path
+
+
+def plain(context: Context, _: argparse.Namespace) -> int:
+    """``hakuriver`` alone: the terminal interface of the cluster that runs; starts no daemon."""
+    found = context.endpoint()
+    context.client().request("GET", host_path("cluster"), timeout=5)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "the terminal interface needs a terminal", hint="hakuriver --help lists all commands"
+        )
+    return tui(found)
+
+
+def tui(found: endpoint.Endpoint) -> int:
+    """The terminal interface, until somebody leaves it."""
+    from tui.app import run
+
+    return run(found)
+
+
+def stop_strays(state_dir: Path) -> int:
+    """End daemons whose supervisor is gone; how many there were."""
+    from daemons.supervisor import stop_strays as stop
+
+    return stop(state_dir)
+
+
+def _daemon_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="F", help="another config file")
+    parser.add_argument("--port", type=at_least(0), metavar="N", help="port to listen on")
+    parser.add_argument("--bind", metavar="IP", help="address to listen on")
+    parser.add_argument(
+        "--insecure-bind", action="store_true", help="listen on a trusted network without TLS"
+    )
+    parser.add_argument("--embedded", action="store_true", help="as a part of a cluster of one machine")
+
+
+def _runner_options(parser: argparse.ArgumentParser) -> None:
+    _daemon_options(parser)
+    parser.add_argument("--name", metavar="N", help="name of this node (default: the host name)")
+
+
+def host(context: Context, options: argparse.Namespace) -> int:
+    """The host daemon, in the foreground."""
+    if context.host:
+        raise UsageError(
+            "hakuriver host takes no --host: it is the host", hint="--bind IP and --port N say where"
+        )
+    settings, layout = _prepare(context, options, "host")
+    from daemons.host.main import run
+
+    return run(settings, layout, embedded=options.embedded, insecure_bind=options.insecure_bind)
+
+
+def runner(context: Context, options: argparse.Namespace) -> int:
+    """The runner daemon, in the foreground."""
+    settings, layout = _prepare(context, options, "runner")
+    url = context.host or _host_url(settings)
+    from daemons.runner.main import run
+
+    return run(settings, layout, host_url=url, embedded=options.embedded, insecure_bind=options.insecure_bind)
+
+
+def _host_url(settings: config.Settings) -> str:
+    """Where a runner finds its host when no flag says so."""
+    address = settings.network.host_reachable_address
+    return f"http://{f'[{address}]' if ':' in address else address}:{settings.network.host_port}"
+
+
+def _prepare(
+    context: Context, options: argparse.Namespace, role: str
+) -> tuple[config.Settings, statedir.Layout]:
+    flags = {
+        f"network.{role}_port": options.port,
+        f"network.{role}_bind_ip": options.bind,
+        "node.name": getattr(options, "name", None),
+        "paths.state_dir": str(Path(context.state_dir).expanduser().absolute())
+        if context.state_dir
+        else None,
+    }
+    path = Path(options.config) if options.config else None
+    settings = config.load(path, environ=context.environ, flags=flags)
+    root = Path(settings.paths.state_dir).expanduser() if context.state_dir else None
+    layout = statedir.layout(root) if root else endpoint.state_layout(settings, context.environ)
+    statedir.check_local(layout.root)
+    statedir.make_private(layout.root)
+    return settings, layout
+
+
+VERBS = {
+    "": Verb(plain),
+    "host": Verb(host, _daemon_options, examples=("hakuriver host --port 8000",)),
+    "runner": Verb(
+        runner, _runner_options, examples=("hakuriver runner --host http://10.0.0.1:8000 --bind 10.0.0.2",)
+    ),
+}

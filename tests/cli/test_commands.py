@@ -1,0 +1,224 @@
+"""The command line itself: what is understood, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hakuriver.cli import commands, submit
+from hakuriver.cli.context import Context
+from hakuriver.cli.main import main
+from hakuriver.cli.parsing import Parser
+from hakuriver.errors import UsageError
+
+HEAVY = (
+    "pydantic",
+    "httpx",
+    "textual",
+    "docker",
+    "sqlmodel",
+    "sqlalchemy",
+    "rich",
+    "uvicorn",
+    "starlette",
+    "tomlkit",
+)
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment with no cluster and no config."""
+    return {
+        "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "HAKURIVER_STATE_DIR": str(tmp_path / "no"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("tsak list", 2, "did you mean hakuriver task?"),
+        ("task lst", 2, "did you mean hakuriver task list?"),
+        ("submit", 2, "did you mean hakuriver task submit?"),
+        ("task", 2, "needs a verb"),
+        ("--nonsense", 2, "no option --nonsense"),
+        ("task list --sate running", 2, "did you mean --state?"),
+        ("task list --state runing", 2, "did you mean running?"),
+        ("task list -n 0", 2, "at least 1"),
+        ("task submit --memory 4X -- true", 2, "size '4X'"),
+        ("task submit --cores many -- true", 2, "number of cores"),
+        ("task submit --cores -- true", 2, "expected one argument"),
+        ("task submit --executor podman -- true", 2, "known: process, docker, systemd"),
+        ("task submit --env NOT_SET_HERE -- true", 2, "not set here"),
+        ("task submit --env =x -- true", 2, "no name"),
+        ("task submit --mount data:/x -- true", 2, "absolute"),
+        ("task submit --mount /x -- true", 2, "can't be understood"),
+        ("task submit python train.py --lr 0.1", 2, "put -- before the command: -- python train.py --lr 0.1"),
+        ("task submit python -- train.py", 2, "stands before --"),
+        ("run", 2, "there is no command"),
+        ("run --", 2, "there is no command"),
+        ("task list -- true", 2, "takes no command"),
+        ("task kill", 2, "missing: ID"),
+        ("task show 9-4", 2, "runs backwards"),
+        ("nodes n1", 2, "does not expect 'n1'"),
+        ("--state-dir= down --kill", 2, "empty value"),
+        ("down --kill --state-dir=", 2, "empty value"),
+        ("status --host http://x", 2, "without a credential"),
+        ("--host http://x --state-dir /y status", 2, "two clusters"),
+        ("status", 5, "hakuriver up"),
+        ("", 5, "hakuriver up"),
+        ("task list", 5, "hakuriver up"),
+    ],
+)
+def test_refusals(
+    line: str, code: int, says: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split(), environ) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert says in shown.err
+    assert shown.err.startswith("hakuriver: ")
+    assert len(shown.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "line", ["--json task show 5", "task --json show 5", "task show --json 5", "task show 5 --json"]
+)
+def test_json_errors_from_either_side(
+    line: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(line.split(), environ) == 5
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["code"] == "no_cluster"
+    assert set(error) == {"code", "message", "hint"}
+
+
+def test_json_after_the_dashes_belongs_to_the_command(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--", "tool", "--json"], environ) == 5
+    assert capsys.readouterr().err.startswith("hakuriver: ")
+
+
+def test_json_by_variable(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tsak"], environ | {"HAKURIVER_JSON": "1"}) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["code"] == "usage"
+
+
+def _request(
+    arguments: list[str], command: tuple[str, ...] | None, environ: dict[str, str]
+) -> dict[str, Any]:
+    parser = Parser("task submit", "")
+    submit.options(parser)
+    return submit.request(parser.parse(arguments), Context(command=command, environ=environ))
+
+
+def test_a_submission_is_what_was_typed() -> None:
+    body = _request(
+        [
+            *["--target", "n1::0", "--target", "n2", "--cores", "2.5", "--memory", "4GiB"],
+            *["--env", "A=1=2", "--env", "B", "--mount", "/a:/b:ro", "--tag", "x", "--tag", "y"],
+            *["--name", "job", "--image", "py:3", "--privileged"],
+        ],
+        ("python", "-c", "print('a b')", "--", "--json"),
+        {"B": "two", "PATH": "/bin", "SECRET": "no", "VIRTUAL_ENV": "/venv"},
+    )
+    assert body["command"] == ["python", "-c", "print('a b')", "--", "--json"]
+    assert body["targets"] == ["n1::0", "n2"]
+    assert (body["cores"], body["memory"]) == (2.5, 4 * 2**30)
+    assert body["env"] == {"A": "1=2", "B": "two"}
+    assert body["mounts"] == [{"source": "/a", "target": "/b", "read_only": True}]
+    assert (body["tags"], body["name"], body["image"], body["privileged"]) == (
+        ["x", "y"],
+        "job",
+        "py:3",
+        True,
+    )
+    assert body["caller"] == {"workdir": str(Path.cwd()), "env": {"PATH": "/bin", "VIRTUAL_ENV": "/venv"}}
+
+
+def test_what_is_not_said_is_left_to_the_host() -> None:
+    body = _request([], ("true",), {})
+    assert (body["cores"], body["memory"], body["mounts"], body["privileged"]) == (1.0, 0, None, None)
+    assert (body["container"], body["executor"], body["workdir"], body["name"]) == (None, None, None, None)
+
+
+def test_the_request_is_one_that_the_host_accepts() -> None:
+    from hakuriver.wire import SubmitRequest
+
+    body = _request(["--mount", "/a:/b", "--env", "A=1"], ("true",), {"PATH": "/bin"})
+    assert SubmitRequest.model_validate_json(json.dumps(body)).command == ["true"]
+
+
+def test_a_plain_command_needs_no_dashes() -> None:
+    assert _request(["--cores", "1", "echo", "hi"], None, {})["command"] == ["echo", "hi"]
+
+
+@pytest.mark.parametrize("name", list(commands.rows()))
+def test_every_command_has_short_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*name.split(), "--help"], {})
+    shown = capsys.readouterr().out
+    assert left.value.code == 0
+    assert shown.startswith(f"usage: hakuriver {name}")
+    assert len(shown.splitlines()) < 60
+
+
+@pytest.mark.parametrize("group", sorted(commands.groups()))
+def test_every_group_has_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group, "--help"], {}) == 0
+    assert f"hakuriver {group} VERB" in capsys.readouterr().out
+
+
+def test_unknown_verbs_never_get_through() -> None:
+    with pytest.raises(UsageError):
+        commands.resolve(["task", "explode"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "status",
+        "task list",
+        "task show 1",
+        "task submit -- true",
+        "run -- true",
+        "nodes",
+        "task kill 1",
+        "down",
+    ],
+)
+def test_a_plain_command_imports_nothing_heavy(line: str, environ: dict[str, str]) -> None:
+    program = (
+        "import sys, os\n"
+        "from hakuriver.cli.main import main\n"
+        f"main({line.split()!r}, os.environ)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, env=environ, capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_starting_is_quick(environ: dict[str, str]) -> None:
+    """Best of five, without a host: what an idle machine needs, whatever else runs here."""
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "hakuriver", "task", "list"],
+            check=False,
+            env=environ,
+            capture_output=True,
+            timeout=30,
+        )
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.15

@@ -1,0 +1,112 @@
+"""The program on a real terminal (a pty): what the differ sends there makes the right screen."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.tui.peer import TOKEN, Peer, node, peer, running
+from tests.tui.terminal import Terminal
+from tests.tui.test_live import until
+
+_OTHER = re.compile(
+    r"\x1b\[[?>=<][0-9;]*\$?[a-zA-Z]|\x1b\][0-79][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[6n|\x1b[=>()][0B]?"
+)
+
+
+class Program:
+    def __init__(self, width: int, height: int) -> None:
+        self._size = (width, height)
+        self._written = b""
+        self._main, self._other = pty.openpty()
+        fcntl.ioctl(self._other, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    async def start(self, host: Peer, **environ: str) -> None:
+        env = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "HAKURIVER_TOKEN": TOKEN,
+            **environ,
+        }
+        env |= {"HAKURIVER_HOST": host.endpoint.url}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tui", stdin=self._other, stdout=self._other, stderr=self._other, env=env
+        )
+        os.close(self._other)
+        asyncio.get_running_loop().add_reader(self._main, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._main, 2**20)
+        except OSError:
+            asyncio.get_running_loop().remove_reader(self._main)
+            return
+        self._written += data
+
+    @property
+    def sent(self) -> int:
+        return len(self._written)
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the terminal, replayed from its first byte."""
+        screen = Terminal(*self._size)
+        screen.feed(_OTHER.sub("", self._written.decode("utf-8", "ignore")))
+        return screen.lines
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._main, keys)
+
+    async def sees(self, text: str) -> None:
+        try:
+            await until(lambda: any(text in line for line in self.lines), 15)
+        except TimeoutError:
+            raise AssertionError(f"{text!r} is not in:\n" + "\n".join(self.lines)) from None
+
+
+@asynccontextmanager
+async def program(host: Peer, **environ: str) -> AsyncIterator[Program]:
+    made = Program(100, 30)
+    await made.start(host, **environ)
+    try:
+        yield made
+    finally:
+        if made.process.returncode is None:
+            made.process.kill()
+        await made.process.wait()
+        asyncio.get_running_loop().remove_reader(made._main)
+        os.close(made._main)
+
+
+async def test_a_session_on_a_terminal() -> None:
+    async with peer() as host:
+        host.put(node("n1"), *(running(i, command=["echo", "世界", str(i)]) for i in range(1, 6)))
+        async with program(host) as used:
+            await used.sees("echo '世界' 5")
+            await used.sees("nothing on stdout yet")
+            quiet = used.sent
+            host.put(running(6, command=["one", "more"]))
+            await used.sees("one more")
+            assert used.sent - quiet < 4000, "a new row doesn't repaint the screen"
+            used.type(b"3")
+            await used.sees("── Tasks 6")
+            used.type(b"q")
+            assert await asyncio.wait_for(used.process.wait(), 10) == 0
+
+
+async def test_without_colours() -> None:
+    async with peer() as host:
+        host.put(node("n1"), running(1))
+        async with program(host, NO_COLOR="1") as used:
+            await used.sees("● running")
+            used.type(b"\x11")
+            assert await asyncio.wait_for(used.process.wait(), 10) == 0

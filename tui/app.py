@@ -1,0 +1,265 @@
+"""The application: screens by name, the feed, and the actions that work everywhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from textual.binding import BindingType
+from textual.worker import Worker
+
+from hakuriver.endpoint import Endpoint
+from hakuriver.views import TaskView
+from tui.actions import Scope, available, bindings
+from tui.display.frame_diff import DiffedApp
+from tui.live import Changes, Feed
+from tui.messages import ClusterChanged
+from tui.remote import Remote
+from tui.screens.base import ClusterScreen
+from tui.screens.overview import Overview
+from tui.session import Session
+from tui.themes import river, river_sixteen
+
+_NOTICE_SECONDS = 6.0
+_HERE = Path(__file__).parent
+
+
+class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
+    """One cluster on one terminal."""
+
+    CSS_PATH = [_HERE / "styles" / "base.tcss", *sorted((_HERE / "screens").glob("*.tcss"))]  # noqa: RUF012
+    TITLE = "HakuRiver"
+    DEFAULT_MODE = "overview"
+    ENABLE_COMMAND_PALETTE = False
+    SCOPES: ClassVar[frozenset[Scope]] = frozenset({Scope.APP})
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Scope.APP)]
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        for theme in (river(), river_sixteen()):
+            self.register_theme(theme)
+        self.theme = "river-16" if self.console.color_system == "standard" else "river"
+        self.session = Session(Remote(endpoint))
+        self._feed: Feed | None = None
+        self._feeding: Worker[None] | None = None
+        for name in ("overview", "nodes", "tasks"):
+            self.add_mode(name, partial(self._made, name))
+        self._view = self._previous = "overview"
+        self._notice: tuple[float, str, str] = (0.0, "", "")
+
+    def on_mount(self) -> None:
+        self.set_interval(1.0, self._tick)
+        self.call_after_refresh(self._start_feed)
+
+    def _start_feed(self) -> None:
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._feed = Feed(self.session.mirror, self.session.remote, self._notify_changes)
+        self._feeding = self.run_worker(self._feed.run(), group="feed")
+
+    def _notify_changes(self, changes: Changes) -> None:
+        self.post_message(ClusterChanged(changes))
+
+    def on_cluster_changed(self, message: ClusterChanged) -> None:
+        if isinstance(self.screen, ClusterScreen):
+            self.screen.apply(message.changes)
+
+    def _tick(self) -> None:
+        screen = self.screen
+        if not isinstance(screen, ClusterScreen):
+            return
+        if not self.session.frozen:
+            screen.tick()
+        if self.session.mirror.status.link != "live":
+            screen.refresh_frame()
+        self.show_notice()
+
+    async def on_unmount(self) -> None:
+        await self.session.remote.aclose()
+
+    # screens
+
+    def _made(self, name: str) -> ClusterScreen:
+        if name == "overview":
+            return Overview(self.session)
+        from tui.screens import tables
+
+        return {"nodes": tables.Nodes, "tasks": tables.Tasks}[name](self.session)
+
+    async def go_to(self, name: str) -> ClusterScreen:
+        """Show a view; whatever lies over the present one is closed. Views live on, each in its own mode."""
+        while len(self.screen_stack) > 1:
+            await self.pop_screen()
+        if name != self._view:
+            self._previous, self._view = self._view, name
+            await self.switch_mode(name)
+        return cast(ClusterScreen, self.screen)
+
+    async def show_tasks_of(self, node: str) -> None:
+        """The task view with the filter on one node."""
+        screen = await self.go_to("tasks")
+        self.call_after_refresh(screen.set_filter, f"node:{node}")
+
+    def open_task(self, task: int) -> None:
+        from tui.screens.task import TaskScreen
+
+        if (found := self.session.mirror.tasks.get(task)) is not None:
+            self.push_screen(TaskScreen(self.session, found))
+
+    def open_logs(self, task: TaskView) -> None:
+        from tui.screens.task import LogScreen
+
+        self.push_screen(LogScreen(self.session, task))
+
+    def open_form(self, task: TaskView | None) -> None:
+        from tui.form import from_task
+        from tui.screens.submit import SubmitForm
+
+        def answered(line: str | None) -> None:
+            if line:
+                self.notice(line, "good")
+
+        self.push_screen(SubmitForm(self.session, from_task(task) if task else {}), answered)
+
+    # what happened
+
+    def do(self, work: Coroutine[Any, Any, str]) -> None:
+        """Run an act in the background; its one line of outcome becomes the notice."""
+
+        async def run() -> None:
+            self.notice(await work)
+
+        self.run_worker(run(), group="acts")
+
+    def notice(self, text: str, tone: str = "info") -> None:
+        """Say something for a few seconds."""
+        self._notice = (time.monotonic() + _NOTICE_SECONDS, text, tone)
+        self.show_notice()
+
+    def show_notice(self) -> None:
+        """The undo window while it is open, else the last notice while it is fresh."""
+        screen = self.screen
+        if not isinstance(screen, ClusterScreen):
+            return
+        held = self.session.still_held()
+        until, text, tone = self._notice
+        if held:
+            names = ", ".join(map(str, list(held)[:8])) + ("…" if len(held) > 8 else "")
+            screen.put_notice(
+                f"killing {names} in {max(1, round(min(held.values())))} s: u takes it back", "warn"
+            )
+        else:
+            screen.put_notice(text if time.monotonic() < until else "", tone)
+        screen.show_footer()
+
+    # actions
+
+    async def action_overview(self) -> None:
+        await self.go_to("overview")
+
+    async def action_nodes(self) -> None:
+        await self.go_to("nodes")
+
+    async def action_tasks(self) -> None:
+        await self.go_to("tasks")
+
+    async def action_last_view(self) -> None:
+        await self.go_to(self._previous)
+
+    def action_command(self) -> None:
+        screen = self.screen
+        if isinstance(screen, ClusterScreen):
+            names = [action.command for action, _ in available(screen)]
+            screen.ask("command", ":", "", lambda: names)
+
+    def action_palette(self) -> None:
+        self._open_list(palette=True)
+
+    def action_help(self) -> None:
+        self._open_list(palette=False)
+
+    def _open_list(self, *, palette: bool) -> None:
+        from tui.screens.lists import ActionList, Entry
+
+        def answered(entry: Entry | None) -> None:
+            if entry is not None:
+                self.run_worker(self.run_action(entry.action.id, entry.node), group="acts")
+
+        self.push_screen(ActionList(list(available(self.screen)), palette=palette), answered)
+
+    def action_action_log(self) -> None:
+        from tui.screens.lists import ActionLog
+
+        self.push_screen(ActionLog(self.session.acts, self.copy_to_clipboard))
+
+    async def action_back(self) -> None:
+        screen = self.screen
+        if isinstance(screen, ClusterScreen) and screen.step_back():
+            return
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+
+    async def action_quit(self) -> None:
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+        else:
+            self.action_exit()
+
+    def action_exit(self) -> None:
+        from tui.screens.confirm import Confirm, Question
+        from tui.screens.submit import SubmitForm
+
+        reasons = []
+        if held := self.session.still_held():
+            reasons.append(
+                f"the kill of {', '.join(map(str, held))} is carried out in a few seconds all the same"
+            )
+        if any(isinstance(screen, SubmitForm) and screen.dirty for screen in self.screen_stack):
+            reasons.append("a form holds a task that was not submitted")
+        if isinstance(self.screen, Confirm):
+            return
+        if not reasons:
+            self.exit(0)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.exit(0)
+
+        self.push_screen(Confirm(Question("Quit?", reasons, yes="quit", no="stay")), answered)
+
+    def action_freeze(self) -> None:
+        self.session.frozen = not self.session.frozen
+        if isinstance(self.screen, ClusterScreen):
+            self.screen.apply(Changes(reset=True, link=True))
+
+    def action_refetch(self) -> None:
+        if self.session.mirror.status.link == "live":
+            self.session.mirror.cursor = None
+            self._start_feed()
+            self.notice("fetching everything again")
+        elif self._feed is not None:
+            self._feed.retry_now()
+
+    def action_redraw(self) -> None:
+        self.forget_frame()
+        self.screen.refresh(layout=True)
+
+    def action_theme(self) -> None:
+        names = sorted(self.available_themes)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        self.notice(f"theme {self.theme}")
+
+    def action_next_pane(self) -> None:
+        self.screen.focus_next()
+
+    def action_previous_pane(self) -> None:
+        self.screen.focus_previous()
+
+
+def run(endpoint: Endpoint) -> int:
+    """The TUI on this terminal until somebody quits; returns the exit status."""
+    return HakuRiverApp(endpoint).run() or 0

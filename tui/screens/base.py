@@ -1,0 +1,284 @@
+"""What every screen over the cluster shares: its frame, its subscription, and the verbs on tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.screen import Screen
+
+from hakuriver.errors import UsageError
+from hakuriver.views import TaskView
+from tui.actions import Scope, available, bindings
+from tui.facts import command
+from tui.filters import Grammar
+from tui.live import Changes, Link
+from tui.messages import PromptChanged, PromptClosed, SearchAsked
+from tui.session import Session
+from tui.widgets.bars import Banner, Footer, Header, Notice
+from tui.widgets.log_view import LogView
+from tui.widgets.prompt import Prompt
+from tui.widgets.table import AnyTable
+
+if TYPE_CHECKING:
+    from tui.app import HakuRiverApp
+
+_ASK_COUNT_FROM = 6
+
+
+class ClusterScreen(Screen[None]):
+    """A screen that draws from the mirror. It listens only while it is the one in front."""
+
+    SCOPES: ClassVar[frozenset[Scope]] = frozenset({Scope.VIEW, Scope.TASKS})
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Scope.VIEW, Scope.TASKS)]
+    VIEW: ClassVar[str] = ""
+    GRAMMAR: ClassVar[Grammar[Any] | None] = None
+    PROBLEM: ClassVar[Callable[[Any], bool] | None] = None
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.filter_text = ""
+        self.only_problems = False
+        self._searched = ""
+
+    def compose(self) -> ComposeResult:
+        yield Header(id="header")
+        yield Banner(id="banner")
+        with Vertical(id="body"):
+            yield from self.compose_body()
+        yield Notice(id="notice")
+        yield Footer(id="footer")
+
+    def compose_body(self) -> ComposeResult:
+        yield from ()
+
+    # what subclasses say
+
+    @property
+    def table(self) -> AnyTable | None:
+        """The table that filters and marks mean here."""
+        return None
+
+    def selected_tasks(self) -> list[TaskView]:
+        """What verbs act on."""
+        return []
+
+    def refresh_data(self, changes: Changes) -> None:
+        """Take in what changed in the mirror."""
+
+    def tick(self) -> None:
+        """Once a second, while in front."""
+
+    # frame
+
+    @property
+    def hakuriver(self) -> HakuRiverApp:
+        return cast("HakuRiverApp", self.app)
+
+    def apply(self, changes: Changes) -> None:
+        """Draw what changed, unless the view is frozen."""
+        if not self.session.frozen:
+            self.refresh_data(changes)
+        self.refresh_frame()
+
+    def refresh_frame(self) -> None:
+        mirror = self.session.mirror
+        self.set_class(mirror.status.link is not Link.LIVE and mirror.status.ever_live, "-stale")
+        self.query_one(Header).show(mirror, self.session.label, self.VIEW, frozen=self.session.frozen)
+        self.query_one(Banner).show(mirror, self.session.remote.endpoint.url)
+        self.show_footer()
+
+    def show_footer(self) -> None:
+        self.query_one(Footer).show(self)
+
+    def say(self, text: str, tone: str = "info") -> None:
+        """Something that people should read; it stays for some seconds."""
+        self.hakuriver.notice(text, tone)
+
+    def put_notice(self, text: str, tone: str) -> None:
+        for notice in self.query(Notice):  # none while the screen is still being made: the next tick shows it
+            notice.say(text, tone)
+
+    def on_screen_resume(self) -> None:
+        self.apply(Changes(reset=True, link=True))
+        self.hakuriver.show_notice()
+
+    def on_descendant_focus(self) -> None:
+        self.call_after_refresh(self.show_footer)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.refresh_frame)
+
+    def waiting_text(self, empty: str) -> str:
+        """What stands where there is nothing: still connecting, nothing matches, or what to press."""
+        mirror = self.session.mirror
+        if mirror.status.link is not Link.LIVE and not mirror.status.ever_live:
+            return "connecting…" if mirror.status.link is Link.CONNECTING else "not connected: see above"
+        if self.filter_text or self.only_problems:
+            return "nothing matches the filter: esc clears it"
+        return empty
+
+    # filter
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        del parameters
+        if action in ("filter", "problems"):
+            return self.table is not None
+        if action in ("logs", "new_from", "pause", "kill", "copy"):
+            return bool(self.selected_tasks())
+        if action == "undo":
+            return bool(self.session.still_held())
+        return True
+
+    def apply_filter(self) -> str:
+        """Filter the table by what is set; returns what is wrong with it (then the last good one stays)."""
+        table, grammar, problem = self.table, self.GRAMMAR, type(self).PROBLEM
+        if table is None or grammar is None:
+            return ""
+        try:
+            test = grammar.parse(self.filter_text)
+        except UsageError as error:
+            return f"{error.message}  {error.hint}"
+        if self.only_problems and problem is not None:
+            table.filter_rows(lambda row: problem(row) and (test is None or test(row)))
+        else:
+            table.filter_rows(test)
+        self.refresh_data(Changes())
+        return ""
+
+    def set_filter(self, text: str) -> None:
+        self.filter_text = text
+        self.apply_filter()
+
+    def action_filter(self) -> None:
+        value = self.filter_text or self.session.last_filter
+        fields = self.GRAMMAR.fields if self.GRAMMAR else ()
+        self.ask("filter", "/", value, lambda: [f"{field}:" for field in fields])
+
+    def action_problems(self) -> None:
+        self.only_problems = not self.only_problems
+        self.apply_filter()
+
+    def ask(self, kind: str, sign: str, value: str, suggestions: Callable[[], list[str]]) -> None:
+        """Open the prompt; its answer comes as PromptClosed."""
+        for old in self.query(Prompt):
+            old.remove()
+        history = self.session.histories.setdefault(kind, [])
+        self.mount(Prompt(kind, sign, value, history, suggestions), before="#footer")
+
+    def on_prompt_changed(self, message: PromptChanged) -> None:
+        if message.kind == "filter":
+            self.filter_text = message.text
+            wrong = self.apply_filter()
+            for prompt in self.query(Prompt):
+                prompt.complain(wrong)
+
+    async def on_prompt_closed(self, message: PromptClosed) -> None:
+        await self.query(Prompt).remove()
+        if message.kind == "search":
+            self._search_log(message.text)
+        elif self.focused is None and self.table is not None:
+            self.table.focus()
+        if message.kind == "filter":
+            if message.text:
+                self.session.last_filter = message.text
+            self.set_filter(message.text or "")
+        elif message.kind == "command" and message.text:
+            await self._run_command(message.text.strip().lstrip(":"))
+        self.show_footer()
+
+    def on_search_asked(self, message: SearchAsked) -> None:
+        self._searched = message.sender
+        self.ask("search", "/", "", list)
+
+    def _search_log(self, text: str | None) -> None:
+        log = self.query_one(f"#{self._searched}", LogView)
+        log.focus()
+        if text is not None:
+            log.search(text)
+
+    async def _run_command(self, typed: str) -> None:
+        found = {action.command: (action, node) for action, node in available(self)}
+        near = [name for name in found if name.startswith(typed)]
+        name = typed if typed in found else near[0] if len(near) == 1 else None
+        if name is None:
+            several = f": {' '.join(near)}" if near else "; ^p lists all"
+            self.say(f"no command {typed!r} here{several}", "bad")
+            return
+        action, node = found[name]
+        await self.app.run_action(action.id, node)
+
+    def step_back(self) -> bool:
+        """Undo one thing of this screen: prompt, range, filter, marks. False when there is none."""
+        if prompts := self.query(Prompt):
+            prompts.remove()
+            return True
+        table = self.table
+        if table is not None and table.rows.range_from is not None:
+            table.action_range()
+            return True
+        if self.filter_text or self.only_problems:
+            self.only_problems = False
+            self.set_filter("")
+            return True
+        if table is not None and table.rows.marks:
+            table.rows.marks.clear()
+            table.repaint()
+            return True
+        return False
+
+    # verbs
+
+    def do(self, work: Coroutine[Any, Any, str]) -> None:
+        """Run an act in the background and say what became of it."""
+        self.hakuriver.do(work)
+
+    def action_new(self) -> None:
+        self.hakuriver.open_form(None)
+
+    def action_new_from(self) -> None:
+        self.hakuriver.open_form(self.selected_tasks()[0])
+
+    def action_undo(self) -> None:
+        self.do(self.session.undo())
+
+    def action_pause(self) -> None:
+        self.do(self.session.pause_or_resume(self.selected_tasks()))
+
+    def action_copy(self) -> None:
+        lines = "\n".join(command(task) for task in self.selected_tasks())
+        self.app.copy_to_clipboard(lines)
+        self.say(f"copied: {lines.splitlines()[0]}")
+
+    def action_logs(self) -> None:
+        self.hakuriver.open_logs(self.selected_tasks()[0])
+
+    def action_kill(self) -> None:
+        from tui.screens.confirm import Confirm, Question
+
+        tasks = self.selected_tasks()
+        foreign = [task for task in tasks if self.session.subject not in (None, task["owner"])]
+        lines = [
+            f"{task['id']:>6}  {task['state']:<10} {task['owner']:<10} {command(task)}" for task in tasks
+        ]
+        question = Question(
+            f"Kill {len(tasks)} task{'s' * (len(tasks) != 1)} on {self.session.label}?",
+            lines,
+            yes="kill",
+            count=len(tasks) if foreign or len(tasks) >= _ASK_COUNT_FROM else None,
+            note=f"{len(foreign)} of them belong to others" if foreign else "",
+        )
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.do(self.session.kill(tasks))
+                if self.table is not None:
+                    self.table.rows.marks.clear()
+                    self.table.rows.range_from = None
+                    self.table.repaint()
+
+        self.app.push_screen(Confirm(question), answered)
