@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hakuriver import config, statedir
-from hakuriver.errors import ConfigError, HakuRiverError, Unreachable, UsageError
+from hakuriver.errors import ConfigError, HakuRiverError, NotAllowed, Unreachable, UsageError
+
+_LISTEN = "0A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,25 @@ def local(state_dir: Path) -> Endpoint:
     url = read_cluster(layout).get("host", {}).get("url")
     if not isinstance(url, str) or not url:
         raise NoCluster(f"there is no cluster in {state_dir}", hint="hakuriver up starts one")
+    _refuse_stranger(url, layout.cluster_file.stat().st_uid)
     return Endpoint(url, statedir.read_token(layout.user_token), layout)
+
+
+def _refuse_stranger(url: str, owner: int) -> None:
+    """A token must not reach another user's program that took our port while our host was down."""
+    port = urlsplit(url).port
+    try:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    except OSError:
+        return
+    for row in rows:
+        address, state, uid = row[1], row[3], int(row[7])
+        if state == _LISTEN and int(address.rpartition(":")[2], 16) == port and uid not in (0, owner):
+            raise NotAllowed(
+                f"port {port} of this cluster is held by another user (uid {uid})",
+                hint="hakuriver down, then hakuriver up, chooses another",
+                code="foreign_port",
+            )
 
 
 def read_cluster(layout: statedir.Layout) -> dict[str, Any]:

@@ -260,10 +260,13 @@ def _kill_options(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="time from TERM to KILL; 0 = KILL at once",
     )
+    parser.add_argument("--undo", action="store_true", help="take back a kill that is still held")
 
 
 def kill(context: Context, options: argparse.Namespace) -> int:
     """End tasks: TERM, and KILL after a grace. What has ended is left as it is."""
+    if options.undo:
+        return _act(context, options.ids, "kill", None, method="DELETE")
     body = {} if options.grace is None else {"grace": options.grace}
     return _act(context, options.ids, "kill", body)
 
@@ -278,11 +281,13 @@ def resume(context: Context, options: argparse.Namespace) -> int:
     return _act(context, options.ids, "resume", {})
 
 
-def _act(context: Context, words: Sequence[str], verb: str, body: dict[str, Any]) -> int:
+def _act(
+    context: Context, words: Sequence[str], verb: str, body: dict[str, Any] | None, *, method: str = "POST"
+) -> int:
     wanted = ids.resolve(context, words)
     client = context.client()
     tasks, code = _each(
-        context, wanted.ids, lambda each: client.request("POST", host_path(verb, id=each), body=body)
+        context, wanted.ids, lambda each: client.request(method, host_path(verb, id=each), body=body)
     )
     if context.json:
         if tasks:

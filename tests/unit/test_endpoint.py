@@ -1,11 +1,23 @@
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hakuriver import endpoint, statedir
 from hakuriver.api import Client, address
-from hakuriver.errors import ConfigError, Unreachable, UsageError
+from hakuriver.errors import ConfigError, NotAllowed, Unreachable, UsageError
+
+_STRANGER = """
+import os, socket, sys
+os.setuid(65534)
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
 
 
 def cluster(folder: Path, url: str) -> statedir.Layout:
@@ -63,6 +75,23 @@ def test_bad_combinations(tmp_path: Path) -> None:
 def test_bad_addresses(url: str) -> None:
     with pytest.raises(UsageError, match="can't be understood"):
         Client(url, "token")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
+def test_a_token_is_not_sent_to_another_users_program(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        url = f"http://127.0.0.1:{ours.getsockname()[1]}"
+        cluster(tmp_path / "ours", url)
+        assert endpoint.local(tmp_path / "ours").url == url
+    with subprocess.Popen(
+        [sys.executable, "-c", _STRANGER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as theirs:
+        assert theirs.stdout
+        assert theirs.stdin
+        cluster(tmp_path / "theirs", f"http://127.0.0.1:{theirs.stdout.readline().strip()}")
+        with pytest.raises(NotAllowed, match="another user"):
+            endpoint.local(tmp_path / "theirs")
+        theirs.stdin.close()
 
 
 def test_nobody_listens() -> None:
