@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -272,9 +273,8 @@ def _announce(context: Context, found: endpoint.Endpoint, *, started: bool) -> N
         return
     print(paint(f"HakuRiver {'started' if started else 'runs already'}: {found.url}", "green"))
     print(f"state folder: {found.state.root.parent}")
-    if _needs_export(context, found):
-        print("in another terminal, first paste:")
-        print(f"  export HAKURIVER_STATE_DIR={shlex.quote(str(found.state.root.parent))}")
+    if line := _paste_line(context, found):
+        print(f"in another terminal, first paste:\n  {line}")
     print("hakuriver run -- COMMAND runs something, hakuriver down stops it")
 
 
@@ -282,13 +282,21 @@ def _url_and_pid(cluster: dict[str, Any], part: str) -> dict[str, Any]:
     return {key: cluster.get(part, {}).get(key) for key in ("url", "pid")}
 
 
-def _needs_export(context: Context, found: endpoint.Endpoint) -> bool:
-    """Whether a command without flags would not find this cluster in a fresh terminal like this one."""
+def _paste_line(context: Context, found: endpoint.Endpoint) -> str:
+    """What a fresh terminal like this one needs to run ``hakuriver`` on this cluster; empty for nothing."""
+    assert found.state is not None
+    variables = []
+    ours = Path(sys.executable).with_name("hakuriver")
+    if ours.exists() and shutil.which("hakuriver", path=context.environ.get("PATH", "")) != str(ours):
+        variables.append(f"PATH={shlex.quote(str(ours.parent))}:$PATH")
     environ = {name: value for name, value in context.environ.items() if name != "HAKURIVER_STATE_DIR"}
     try:
-        return endpoint.resolve(environ=environ).url != found.url
+        found_without = endpoint.resolve(environ=environ).url == found.url
     except HakuRiverError:
-        return True
+        found_without = False
+    if not found_without:
+        variables.append(f"HAKURIVER_STATE_DIR={shlex.quote(str(found.state.root.parent))}")
+    return f"export {' '.join(variables)}" if variables else ""
 
 
 VERBS = {
