@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup up test check bench screenshots clean
+.PHONY: setup up test check bench chaos screenshots clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -26,6 +26,10 @@ check: setup
 
 bench: setup
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: setup
+	@.ci/lab || true
+	@MINUTES='$(MINUTES)' SEED='$(SEED)' $(BIN)/python -m tests.chaos
 
 screenshots: setup
 	@$(BIN)/python -m tests.screenshots

@@ -151,7 +151,7 @@ def run(plan: Plan) -> int:
                 if child.process is None and child.due <= now:
                     changed |= _started(child, now, environment)
                 _rotate(child.log)
-            if changed:
+            if changed or not plan.layout.cluster_file.exists():  # whoever removed it meant nothing good
                 write(plan, children)
             waiting = [child.due - now for child in children if child.process is None]
             signals.wait(min([_TICK, *waiting]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def common_headers(token: str) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {token}",
         HEADER_WIRE: str(WIRE_VERSION),
-        HEADER_MACHINE: os.uname().nodename.encode("ascii", "replace").decode(),
+        HEADER_MACHINE: socket.gethostname().encode("ascii", "replace").decode(),
     }
 
 
@@ -44,7 +44,7 @@ class Client:
             port = None
         if (
             parts.scheme not in ("http", "https")
-            or not parts.hostname
+            or not re.fullmatch(r"[\w.:%-]+", parts.hostname or "")
             or (":" in parts.netloc.rpartition("]")[2] and port is None)
         ):
             raise UsageError(f"host address {url!r} can't be understood", hint="write http://ADDRESS:PORT")

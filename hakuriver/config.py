@@ -35,7 +35,7 @@ class Network:
     host_reachable_address: str = _setting("127.0.0.1", "address at which runners and clients find the host")
     runner_bind_ip: str = _setting("127.0.0.1", "address the runner listens on; others need --insecure-bind")
     runner_address: str = _setting(
-        "", "address at which the host finds this runner; empty = route to the host"
+        "", "address, or address:port, at which the host finds this runner; empty = route to the host"
     )
     runner_port: int = _setting(8001, "port of the runner's API")
 
@@ -130,7 +130,13 @@ _AT_LEAST: dict[str, float] = {
     "limits.max_queued": 1,
     "limits.log_cap": 65536,
 }
-_AT_MOST: dict[str, float] = {"network.host_port": 65535, "network.runner_port": 65535}
+_AT_MOST: dict[str, float] = {
+    "network.host_port": 65535,
+    "network.runner_port": 65535,
+    "timing.heartbeat_interval": 3600,
+    "timing.heartbeat_timeout_factor": 1000,
+    "timing.kill_grace": 3600,
+}
 
 
 def config_path(environ: Mapping[str, str] = os.environ) -> Path:

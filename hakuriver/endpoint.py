@@ -128,16 +128,25 @@ def read_cluster(layout: statedir.Layout) -> dict[str, Any]:
         found = json.loads(layout.cluster_file.read_text("utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{layout.cluster_file} can't be read: {error}") from error
-    return found if isinstance(found, dict) else {}
+    except OSError as error:
+        raise ConfigError(f"{layout.cluster_file} can't be read: {error.strerror}") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        raise ConfigError(
+            f"{layout.cluster_file} can't be read: it is not what a supervisor writes",
+            hint="remove it; the supervisor, or else hakuriver up, writes it anew",
+        )
+    return found
 
 
 def _token(token_file: str | None, environ: Mapping[str, str]) -> str:
     if token_file:
         return statedir.read_token(Path(token_file).expanduser())
-    if environ.get("HAKURIVER_TOKEN"):
-        return environ["HAKURIVER_TOKEN"]
+    if given := environ.get("HAKURIVER_TOKEN"):
+        if not given.isascii() or not given.isprintable():
+            raise UsageError("HAKURIVER_TOKEN holds no token", hint="it is one line of letters and digits")
+        return given
     raise _no_token()
 
 

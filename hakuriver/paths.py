@@ -18,6 +18,8 @@ HEADER_SIZE = "HakuRiver-Size"
 """Answer of a log read: bytes the stream has so far."""
 HEADER_ENDED = "HakuRiver-Ended"
 """Answer of a log read: ``1`` when the stream can't grow any more."""
+MAX_STDIN = 2**20
+"""Bytes of standard input in one request."""
 
 
 class Kind(StrEnum):
@@ -56,6 +58,7 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("unkill", "DELETE", "/api/tasks/{id}/kill", _USER, "take back a kill that is still held"),
     Route("pause", "POST", "/api/tasks/{id}/pause", _USER, "ask for a pause"),
     Route("resume", "POST", "/api/tasks/{id}/resume", _USER, "ask for the end of a pause"),
+    Route("intents", "POST", "/api/tasks/intents", _USER, "kill, unkill, pause or resume many tasks"),
     Route("signal", "POST", "/api/tasks/{id}/signal", _USER, "send a signal to a running task, now or never"),
     Route("stdin", "POST", "/api/tasks/{id}/stdin", _USER, "feed bytes to the standard input of a task"),
     Route(

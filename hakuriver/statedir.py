@@ -6,7 +6,7 @@
     supervisor.lock     held by the running supervisor
     credentials/        user.token  node.token  host.token     each 0600
     host/               hakuriver.db  host.log
-    runner/             journal.db  runner.log  forkserver.sock  attempts/<task>.<n>/
+    runner/             journal.db  runner.log  forkserver-*.sock  attempts/<task>.<n>/
     shared/             the default shared_dir: task_outputs/  task_errors/
     temp/               the default local_temp_dir
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def machine_id() -> str:
             continue
         if re.fullmatch(r"[0-9a-f]{32}", text):
             return text[:12]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename) or "machine"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "machine"
 
 
 def layout(state_dir: Path) -> Layout:

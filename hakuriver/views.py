@@ -152,6 +152,21 @@ class SubmitView(TypedDict):
     refused: list[SubmitRefusal]
 
 
+class IntentRefusal(TypedDict):
+    """A task that was not told; ``status`` is what a request for it alone is answered with."""
+
+    id: int
+    status: int
+    error: dict[str, Any]  # code, message, hint
+
+
+class IntentsView(TypedDict):
+    """What became of an intent for many tasks, in the order of the request."""
+
+    items: list[TaskView]
+    refused: list[IntentRefusal]
+
+
 class TaskPage(TypedDict):
     """One page of tasks; ``next`` is the cursor of the following one, null on the last."""
 

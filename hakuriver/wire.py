@@ -17,7 +17,7 @@ from hakuriver.lifecycle import Intent, State
 from hakuriver.target import NODE_NAME
 from hakuriver.units import MAX_CORES, MAX_SIZE
 
-MAX_ARGUMENTS = 4096
+MAX_ARGUMENTS = 65_536
 MAX_ARGUMENT = 128 * 1024  # the kernel's own limit on one argument
 MAX_BATCH = 10_000
 
@@ -77,6 +77,7 @@ Cores = Annotated[float, Field(ge=0, le=MAX_CORES)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 Executor = Literal["process", "docker", "systemd"]
 Stream = Literal["stdout", "stderr"]
+Verb = Literal["kill", "unkill", "pause", "resume"]
 
 
 class Mount(Strict):
@@ -122,6 +123,13 @@ class KillRequest(Strict):
 
     grace: Annotated[float, Field(ge=0, le=3600)] | None = None
     delay: Annotated[float, Field(ge=0, le=60)] = 0
+
+
+class IntentsRequest(KillRequest):
+    """``POST /api/tasks/intents``: the same for many tasks at once; ``grace`` and ``delay`` are a kill's."""
+
+    verb: Verb
+    tasks: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1, max_length=1000)]
 
 
 class SignalRequest(Strict):
@@ -258,10 +266,12 @@ class NodeFacts(Strict):
 
 
 class Registration(Strict):
-    """``POST /api/nodes/register``. ``runner`` is the random identity of that runner's journal."""
+    """``POST /api/nodes/register``. ``runner`` is the random identity of that runner's journal, ``cluster``
+    the one that the journal belongs to (empty before the first)."""
 
     name: NodeName
     runner: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    cluster: Text = ""
     address: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")]
     facts: NodeFacts
 
@@ -326,7 +336,7 @@ class Answer(Strict):
 def clear_message(errors: list[Any]) -> str:
     """One line for what pydantic found: the first error, where it is, and how many more."""
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"]) or "body"
-    text = str(first["msg"]).removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"] if part != "[key]") or "body"
+    text = str(first["msg"]).removeprefix("Value error, ").replace(" after validation", "")
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{where}: {text}{more}"

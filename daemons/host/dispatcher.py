@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from daemons.common.log import Log
 from daemons.host.ledger import Key, Ledger
 from daemons.host.nodes import Nodes
-from daemons.host.orders import Job, acknowledge, fail, load_job, say
+from daemons.host.orders import Job, acknowledge, load_job, refused, say
 from daemons.host.rows import TaskRow
 from daemons.host.store import Store
 from hakuriver.aio import AsyncClient
@@ -34,6 +34,7 @@ LAST_BACKOFF = 5.0
 SILENT_SECONDS = 2.0
 """How long a node may not answer before its tasks say so."""
 _NODE_WIDE = frozenset({401, 403, 429})
+_NODE_WIDE_CODES = frozenset({"wire_version", "other_cluster", "old_epoch"})
 """Refusals that are about the two daemons, not about the task."""
 _ENDED = frozenset(str(state) for state in ENDED)
 log = Log("dispatcher")
@@ -152,16 +153,16 @@ class Dispatcher:
         self._ledger.acknowledged(job.key, version)
 
     async def _refused(self, lane: _Lane, job: Job, error: HakuRiverError) -> None:
-        """An answer, and it is no: final for an order that is about the task, worth a retry otherwise."""
+        """An answer, and it is no: final when it is about the task, worth a retry otherwise."""
         lane.failures, lane.silent_since = 0, None
-        node_wide = error.http_status in _NODE_WIDE and error.instance_code != POLICY
-        definite = 400 <= error.http_status < 500 and not node_wide
-        if error.instance_code == "wire_version" or not definite or job.order is None:
+        if not _is_definite(error):
             self._retry_later(lane, job.key, error.message)
             await self._store.write(lambda tx: say(tx, [job.key], f"{job.node} answers: {error.message}"))
             return
-        log.warning("order_refused", task=job.key[0], attempt=job.key[1], node=job.node, why=error.message)
-        await self._store.write(lambda tx: fail(tx, job.key, f"{job.node} refused it: {error.message}"))
+        what = "order_refused" if job.order is not None else "intent_refused"
+        log.warning(what, task=job.key[0], attempt=job.key[1], node=job.node, why=error.message)
+        why = f"{error.message} ({error.hint})" if error.hint else error.message
+        await self._store.write(lambda tx: refused(tx, job, why))
 
     async def _unanswered(self, name: str, lane: _Lane, key: Key, why: str) -> None:
         """Back off from the whole node; after a while its tasks say so."""
@@ -234,6 +235,14 @@ class Dispatcher:
         """Close all connections."""
         for client in (*self._clients.values(), *self._retired):
             await client.aclose()
+
+
+def _is_definite(error: HakuRiverError) -> bool:
+    """Whether an answer is a refusal of just this order or intent: asking again would change nothing."""
+    if error.instance_code in _NODE_WIDE_CODES:
+        return False
+    node_wide = error.http_status in _NODE_WIDE and error.instance_code != POLICY
+    return 400 <= error.http_status < 500 and not node_wide
 
 
 def _away(name: str, error: HakuRiverError) -> Unreachable:

@@ -96,7 +96,7 @@ class Logs:
                     await asyncio.wait_for(changed.wait(), min(POLL_SECONDS, left))
 
     async def _once(self, source: _Source, stream: Stream, asked: Ranged, wait: float) -> Piece:
-        if source.node is None:
+        if source.node is None or (source.final and not source.ran):
             return Piece(b"", 0, 0, ended=source.final)
         try:
             return await self._from_runner(source, source.node, stream, asked, wait)
@@ -106,8 +106,6 @@ class Logs:
             missing: HakuRiverError = NotFound(f"the log of task {source.number} is gone from {source.node}")
         except Unreachable as error:
             missing = error
-        if source.final and not source.ran:
-            return Piece(b"", 0, 0, ended=True)
         return await self._from_copy(source, stream, asked, missing)
 
     async def _from_runner(

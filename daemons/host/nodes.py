@@ -83,7 +83,15 @@ class Nodes:
     # What runners say.
 
     async def register(self, given: Registration) -> None:
-        """A runner says who it is; raises Conflict while another one of that name is alive."""
+        """A runner says who it is; raises Conflict while another one of that name is alive, and for one
+        whose journal belongs to another cluster: it would take no order."""
+        ours = self._store.identity.cluster
+        if given.cluster not in ("", ours):
+            raise Conflict(
+                f"the runner of {given.name} belongs to cluster {given.cluster}, this is {ours}",
+                hint="give this node a fresh --state-dir to make it part of this cluster",
+                code="other_cluster",
+            )
         facts = given.facts.model_dump_json()
         outcome = await self._store.write(lambda tx: _store_registration(tx, given, facts))
         if outcome:

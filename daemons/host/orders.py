@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from daemons.host import clock
+from daemons.host import clock, intents
 from daemons.host.ledger import Key
 from daemons.host.schema import allocation, attempt, meta, task
 from daemons.host.store import Tx
@@ -127,8 +127,16 @@ def say(tx: Tx, keys: Sequence[Key], reason: str) -> None:
     tx.publish_tasks(changed)
 
 
-def fail(tx: Tx, key: Key, reason: str) -> None:
-    """A definite refusal: the attempt has failed without having started."""
+def refused(tx: Tx, job: Job, why: str) -> None:
+    """A definite refusal: of an order it fails the attempt, which never started; an intent is dropped."""
+    if job.order is not None:
+        _fail(tx, job.key, f"{job.node} refused it: {why}")
+    elif job.intent is not None:
+        acknowledge(tx, job, None)
+        intents.refuse(tx, *job.key, job.intent.version, why)
+
+
+def _fail(tx: Tx, key: Key, reason: str) -> None:
     chosen = update(attempt).where(
         attempt.c.task == key[0],
         attempt.c.number == key[1],

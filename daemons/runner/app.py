@@ -19,10 +19,9 @@ from daemons.runner.model import Key
 from daemons.runner.threads import Threads, until
 from hakuriver import __version__
 from hakuriver.errors import NotFound, UsageError
-from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, RUNNER_ROUTES, Kind
+from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, MAX_STDIN, RUNNER_ROUTES, Kind
 from hakuriver.wire import Answer, AttemptOrder, IntentOrder, SignalRequest
 
-MAX_STDIN = 64 * 1024
 MAX_WAIT = 30.0
 LOOK_INTERVAL = 0.05  # how soon a follower sees new bytes
 

@@ -176,12 +176,17 @@ class LogKeeper:
         while True:
             await asyncio.sleep(INTERVAL)
             jobs = [Job(*row) for row in await self._journal.call(self._journal.uncopied)]
-            try:
-                if not await self._threads.call(self._enforce_all, jobs):
-                    log.warning("no_log_cap", reason="this file system can't drop the middle of a file")
-                    await asyncio.sleep(3600)
-            except (OSError, TimeoutError) as error:
-                log.warning("log_cap_delayed", error=str(error) or "timed out")
+            if not await self._cap_all(jobs):
+                log.warning("no_log_cap", reason="this file system can't drop the middle of a file")
+                await asyncio.sleep(3600)
+
+    async def _cap_all(self, jobs: Iterable[Job]) -> bool:
+        """Cap logs; False where the file system can't."""
+        try:
+            return await self._threads.call(self._enforce_all, jobs)
+        except (OSError, TimeoutError) as error:
+            log.warning("log_cap_delayed", error=str(error) or "timed out")
+            return True
 
     def _enforce_all(self, jobs: Iterable[Job]) -> bool:
         for job in jobs:
@@ -199,6 +204,7 @@ class LogKeeper:
             jobs = [Job(*row) for row in await self._journal.call(self._journal.uncopied)]
             done, trouble = await self._patiently(jobs)
             if done:
+                await self._cap_all([job for job in jobs if job.key in done])  # nobody looks at them later
                 await self._agent.store(self._journal.copied, done)
             if trouble and trouble != told:
                 log.warning("copies_delayed", error=trouble)

@@ -12,14 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from daemons.common.log import Log
-from daemons.runner import shim
 from daemons.runner.model import TryLater
+from daemons.runner.shim.sockets import MAX_LINE, PROTOCOL, at, server_name
+from daemons.runner.shim.status import Status, read_status
 from daemons.runner.threads import Threads
 
 log = Log("forkserver")
 SETTLE = 10.0  # seconds in which a fork server must answer
+ROOT = Path(__file__).resolve().parents[2]  # where our packages are
 
 Reply = dict[str, Any]
+
+
+def command(folder: Path) -> list[str]:
+    """How to start the fork server of a runner's folder.
+
+    Without site-packages, environment and working folder it starts in milliseconds and inherits nothing.
+    Our root comes last on the path: nothing beside our packages can stand in for the standard library.
+    """
+    code = "import sys; sys.path.append(sys.argv[1]); from daemons.runner.shim.server import main; "
+    return [sys.executable, "-I", "-S", "-c", f"{code}sys.exit(main(sys.argv[2]))", str(ROOT), str(folder)]
 
 
 class Line:
@@ -59,7 +71,7 @@ class Line:
 async def connect(folder: int, name: str) -> Line | None:
     """Connect to a socket in an open folder; None when nobody listens there."""
     try:
-        opening = asyncio.open_unix_connection(shim.at(folder, name), limit=2 * shim.MAX_LINE)
+        opening = asyncio.open_unix_connection(at(folder, name), limit=2 * MAX_LINE)
         return Line(*await asyncio.wait_for(opening, SETTLE))
     except (OSError, TimeoutError):
         return None
@@ -97,10 +109,10 @@ class ForkServer:
         deadline = asyncio.get_running_loop().time() + SETTLE
         delay = 0.01
         while asyncio.get_running_loop().time() < deadline:
-            line = await connect(self._folder, f"forkserver-{shim.PROTOCOL}.sock")
+            line = await connect(self._folder, server_name())
             if line is not None:
                 hello = await line.answer()
-                if hello is not None and hello.get("hello") == shim.PROTOCOL:
+                if hello is not None and hello.get("hello") == PROTOCOL:
                     return line
                 line.close()
             async with self._spawning:
@@ -111,11 +123,10 @@ class ForkServer:
 
     async def _spawn(self) -> None:
         """Start one; where one lives already the new one ends at once."""
-        command = [sys.executable, "-I", "-S", str(Path(shim.__file__)), str(self._path)]
         try:
             with (self._path / "forkserver.log").open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
-                    *command,
+                    *command(self._path),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -131,17 +142,17 @@ class ForkServer:
             process.kill()
             log.warning("forkserver_hangs")
 
-    async def status(self, name: str) -> shim.Status | None:
+    async def status(self, name: str) -> Status | None:
         """What is stored about an attempt."""
         return await self._threads.call(self._read_status, name)
 
-    def _read_status(self, name: str) -> shim.Status | None:
+    def _read_status(self, name: str) -> Status | None:
         try:
             folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._attempts)
         except OSError:
             return None
         try:
-            return shim.read_status(folder)
+            return read_status(folder)
         finally:
             os.close(folder)
 
@@ -160,7 +171,7 @@ class ForkServer:
         finally:
             line.close()
 
-    async def statuses(self, name: str, *, claimed: bool) -> AsyncIterator[shim.Status]:
+    async def statuses(self, name: str, *, claimed: bool) -> AsyncIterator[Status]:
         """Every status of an attempt from now to its final one; starts it unless it is claimed.
 
         Whatever is killed meanwhile, shim or fork server, somebody keeps the attempt again. Raises TryLater

@@ -166,6 +166,10 @@ class Journal:
         if epoch < int(self._meta("epoch")):
             raise Conflict("the order is of an earlier life of this cluster", code="old_epoch")
 
+    def cluster(self) -> str:
+        """The cluster that this journal belongs to; empty before the first."""
+        return self._meta("cluster")
+
     def bind(self, cluster: str, epoch: int) -> None:
         """Belong to a cluster from now on; raises Conflict when the journal belongs to another."""
         ours, known = self._meta("cluster"), int(self._meta("epoch"))

@@ -228,6 +228,8 @@ def _address(start: Start, listening: socket.socket) -> str:
     """Where the host finds this runner: as set, else our end of the route to the host. Blocking."""
     port = listening.getsockname()[1]
     name = start.settings.network.runner_address
+    if re.fullmatch(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", name):
+        return f"http://{name}"  # with a port of its own: behind a forward
     if not name:
         bound = start.settings.network.runner_bind_ip
         name = bound if bound not in ("0.0.0.0", "::", "") else _route(start.host_url)  # noqa: S104

@@ -12,11 +12,11 @@ from hakuriver.cli import ids, start
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.follow import WaitedTooLong, wait_ended
+from hakuriver.cli.intents import tell
 from hakuriver.cli.local import STOP_DEADLINE, supervised, terminate_supervisor
 from hakuriver.cli.output import print_json
 from hakuriver.errors import Conflict, HakuRiverError, Unreachable
 from hakuriver.lifecycle import State
-from hakuriver.paths import host_path
 from hakuriver.statedir import Layout
 
 KILL_DEADLINE = 60.0
@@ -75,11 +75,8 @@ def _kill_all(context: Context, live: dict[str, list[int]] | None) -> dict[str, 
         raise Unreachable(
             "the host doesn't answer, so no task can be killed", hint="hakuriver up, then down --kill"
         )
-    # pending first, so that nothing new takes the place of what ends
-    wanted = sorted((each for group in live.values() for each in group), reverse=True)
-    client = context.client()
-    for each in wanted:
-        client.request("POST", host_path("kill", id=each), body={})
+    wanted = [each for group in live.values() for each in group]
+    tell(context.client(), "kill", wanted)
     try:
         wait_ended(context, wanted, KILL_DEADLINE)
     except WaitedTooLong as error:

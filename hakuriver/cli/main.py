@@ -17,7 +17,7 @@ from hakuriver.cli.context import Context
 from hakuriver.cli.local import explained
 from hakuriver.cli.output import print_error
 from hakuriver.cli.parsing import GLOBAL_FLAGS, GLOBAL_VALUES, Parser, not_empty
-from hakuriver.errors import HakuRiverError, Unreachable, UsageError
+from hakuriver.errors import ConfigError, HakuRiverError, Unreachable, UsageError
 
 
 def run() -> None:
@@ -49,6 +49,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     except HakuRiverError as error:
         print_error(error, as_json=as_json)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:  # no file of somebody's that can't be used: a bug, or a closed pipe
+            raise
+        print_error(ConfigError(f"{error.filename} can't be used: {error.strerror}"), as_json=as_json)
+        return ConfigError.exit_code
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:

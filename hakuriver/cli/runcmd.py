@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hakuriver.cli import follow, output, sink
@@ -20,14 +21,14 @@ from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.errors import Conflict, HakuRiverError, Unreachable, UsageError
 from hakuriver.lifecycle import ENDED, State
-from hakuriver.paths import host_path
+from hakuriver.paths import MAX_STDIN, host_path
 
 SHOW_QUEUE_AFTER = 0.5
 """Seconds in the queue before it is worth a line."""
 DRAIN = 30.0
 """Seconds that the last bytes of a log may take after the task has ended."""
 _INTERRUPT_GRACE = 2.0
-_STDIN_CHUNK = 65536
+_BEGUN = frozenset({State.RUNNING, State.PAUSED, *ENDED})
 _FULL_PIPE = 0.002
 """Seconds before a task that doesn't read its input is tried again, at first."""
 
@@ -66,6 +67,7 @@ class _Session:
         self._closed = False
         self._said = ""
         self._last: dict[str, Any] = {}
+        self._begun = threading.Event()  # there is, or was, somebody who reads our standard input
 
     def attend(self) -> int:
         """Until the task has ended and its output is shown."""
@@ -83,7 +85,8 @@ class _Session:
                 return CLOSED_PIPE
             self._drain(copies)
         self._explain_end()
-        return follow.code_of(self._last)
+        never_ran = self._last["exit_code"] is None and self._last["signal"] is None
+        return INTERRUPTED if self._interrupts and never_ran else follow.code_of(self._last)
 
     def _one_event(self) -> None:
         waiting = self._last.get("state") == State.PENDING and self._last["reason"] != self._said
@@ -101,6 +104,8 @@ class _Session:
             self._order("kill", {})
         else:
             self._last = event
+            if event["state"] in _BEGUN:
+                self._begun.set()
 
     def _interrupt(self) -> None:
         self._interrupts += 1
@@ -148,9 +153,7 @@ class _Session:
 
     def _explain_end(self) -> None:
         task = self._last
-        if task["state"] not in (State.COMPLETED, State.FAILED) or (
-            task["exit_code"] is None and task["error"]
-        ):
+        if task["state"] not in (State.COMPLETED, State.FAILED) or task["error"]:
             said = task["error"] or task["reason"]
             output.say(f"task {self._task}: {task['state']}{f', {said}' if said else ''}")
 
@@ -171,19 +174,23 @@ class _Session:
         """Our standard input to the task's, by offset: a piece whose answer was lost is not doubled."""
         start, held, ended, pause = 0, b"", False, _FULL_PIPE
         patience = follow.Patience(patient=True, silent=True)
+        _widen(0)
+        self._begun.wait()
         while self._last.get("state") not in ENDED:
             if not held and not ended:
-                held = os.read(0, _STDIN_CHUNK)
+                held = _read_input()
                 ended = not held
             try:
                 wanted = self._post_stdin(start, held, eof=ended)
             except Unreachable as error:
                 patience.lost(error)
                 continue
-            except Conflict:  # not running yet, or not any more
-                patience.lost(Unreachable("the task does not run"))
-                continue
             except HakuRiverError as error:
+                if error.instance_code == "not_running":  # not again yet, or not any more
+                    patience.lost(Unreachable("the task does not run"))
+                    continue
+                if error.instance_code == "stdin_closed":  # it has read what it wanted
+                    return
                 output.say(f"standard input can't be forwarded: {error.message}")
                 return
             if ended and not held:
@@ -201,6 +208,28 @@ class _Session:
             "POST", host_path("stdin", id=self._task), query=query, body=data
         )
         return int(answer["offset"])
+
+
+def _read_input() -> bytes:
+    """What comes next on standard input, empty at its end: a closed one is at its end, too."""
+    while sys.stdin is not None:
+        try:
+            return os.read(0, MAX_STDIN)
+        except BlockingIOError:  # whoever started us left it like that
+            select.select([0], [], [])
+        except OSError as error:
+            output.say(f"standard input can't be read: {error.strerror}")
+            break
+    return b""
+
+
+def _widen(pipe: int) -> None:
+    """Let our input pile up while a piece of it is under way: fewer, larger pieces."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # no pipe, or the user has too many of them
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, MAX_STDIN)
 
 
 VERBS = {

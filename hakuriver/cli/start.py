@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from hakuriver import config, endpoint, statedir
+from hakuriver.api import Client
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.parsing import at_least
@@ -69,7 +70,7 @@ def host(context: Context, options: argparse.Namespace) -> int:
 def runner(context: Context, options: argparse.Namespace) -> int:
     """The runner daemon, in the foreground."""
     settings, layout = _prepare(context, options, "runner")
-    url = context.host or _host_url(settings)
+    url = Client(context.host or _host_url(settings), "").url
     from daemons.runner.main import run
 
     return run(settings, layout, host_url=url, embedded=options.embedded, insecure_bind=options.insecure_bind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from hakuriver import units
 from hakuriver.cli.context import Context
 from hakuriver.cli.local import supervised
+from hakuriver.cli.output import say
 from hakuriver.cli.parsing import one_of, typed
 from hakuriver.errors import HakuRiverError, Unreachable, UsageError, from_json
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
@@ -59,7 +61,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def request(options: argparse.Namespace, context: Context, *, stdin: bool = False) -> dict[str, Any]:
     """The body of ``POST /api/tasks``; raises UsageError."""
-    return {
+    found = {
         "command": list(_command(options.words, context.command)),
         "targets": options.target,
         "cores": options.cores,
@@ -70,12 +72,14 @@ def request(options: argparse.Namespace, context: Context, *, stdin: bool = Fals
         "executor": options.executor,
         "mounts": None if options.mount is None else [mount(text) for text in options.mount],
         "privileged": options.privileged,
-        "workdir": options.workdir and str(Path(options.workdir).expanduser().absolute()),
+        "workdir": options.workdir and _absolute(options.workdir),
         "name": options.name,
         "tags": options.tag,
         "stdin": stdin,
-        "caller": _caller(context.environ),
+        "caller": _caller(context.environ, here=options.workdir is None),
     }
+    _check_text(found)
+    return found
 
 
 def _command(words: Sequence[str], after_dashes: tuple[str, ...] | None) -> Sequence[str]:
@@ -124,12 +128,45 @@ def mount(text: str) -> dict[str, Any]:
     return {"source": source, "target": target, "read_only": mode == "ro"}
 
 
-def _caller(environ: Mapping[str, str]) -> dict[str, Any]:
+def _caller(environ: Mapping[str, str], *, here: bool) -> dict[str, Any]:
+    """Where the submission comes from; ``here``: the task is meant to run in this folder."""
+    variables = {name: environ[name] for name in _CALLER_VARIABLES if name in environ}
+    return {"workdir": _this_folder() if here else None, "env": variables}
+
+
+def _this_folder() -> str:
     try:
-        here = str(Path.cwd())
-    except FileNotFoundError:  # the folder was removed under us
-        here = None
-    return {"workdir": here, "env": {name: environ[name] for name in _CALLER_VARIABLES if name in environ}}
+        return str(Path.cwd())
+    except FileNotFoundError:  # elsewhere it would be another command: think of rm -r *
+        raise UsageError(
+            "this folder was removed, nothing can run in it", hint="cd somewhere else, or name a --workdir"
+        ) from None
+
+
+def _absolute(folder: str) -> str:
+    try:
+        return os.path.abspath(os.path.expanduser(folder))  # noqa: PTH100, PTH111  as a shell's cd reads ..
+    except FileNotFoundError:
+        return _this_folder()
+
+
+def _check_text(value: object, where: str = "") -> None:
+    """Refuse what JSON can't carry: names and arguments that are not text."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{where}: {value!a} is not valid UTF-8",
+                hint="put those bytes into a file or a script, and name that",
+            ) from None
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            _check_text(name, f"{where} name".strip())
+            _check_text(each, f"{where} {name}".strip())
+    elif isinstance(value, list):
+        for each in value:
+            _check_text(each, where)
 
 
 def send(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -143,6 +180,9 @@ def send(context: Context, body: dict[str, Any]) -> dict[str, Any]:
                 "POST", host_path("submit"), body=body, headers=headers, timeout=60
             )
             return answer
+        except KeyboardInterrupt:
+            say("interrupted; whether it was submitted is not known: hakuriver task list")
+            raise
         except Unreachable as error:
             if not _may_pass(error, context) or time.monotonic() + pause > give_up:
                 raise

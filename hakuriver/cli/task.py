@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hakuriver import units
-from hakuriver.cli import follow, ids, output, sink
+from hakuriver.cli import follow, ids, intents, output, sink
 from hakuriver.cli import submit as submission
 from hakuriver.cli.codes import FAILED, TIMED_OUT
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.output import Cell, Column
 from hakuriver.cli.parsing import at_least, one_of, typed
-from hakuriver.errors import HakuRiverError
+from hakuriver.errors import HakuRiverError, Unreachable
 from hakuriver.lifecycle import ENDED, LIVE, State
 from hakuriver.paths import host_path
 
@@ -265,30 +265,23 @@ def _kill_options(parser: argparse.ArgumentParser) -> None:
 
 def kill(context: Context, options: argparse.Namespace) -> int:
     """End tasks: TERM, and KILL after a grace. What has ended is left as it is."""
-    if options.undo:
-        return _act(context, options.ids, "kill", None, method="DELETE")
-    body = {} if options.grace is None else {"grace": options.grace}
-    return _act(context, options.ids, "kill", body)
+    return _act(context, options.ids, "unkill" if options.undo else "kill", grace=options.grace)
 
 
 def pause(context: Context, options: argparse.Namespace) -> int:
     """Stop tasks for a while; they keep their memory."""
-    return _act(context, options.ids, "pause", {})
+    return _act(context, options.ids, "pause")
 
 
 def resume(context: Context, options: argparse.Namespace) -> int:
     """Let paused tasks go on."""
-    return _act(context, options.ids, "resume", {})
+    return _act(context, options.ids, "resume")
 
 
-def _act(
-    context: Context, words: Sequence[str], verb: str, body: dict[str, Any] | None, *, method: str = "POST"
-) -> int:
+def _act(context: Context, words: Sequence[str], verb: str, *, grace: float | None = None) -> int:
     wanted = ids.resolve(context, words)
-    client = context.client()
-    tasks, code = _each(
-        context, wanted.ids, lambda each: client.request(method, host_path(verb, id=each), body=body)
-    )
+    tasks, errors = intents.tell(context.client(), verb, wanted.ids, grace=grace)
+    code = _outcome_code(context, len(tasks), errors)
     if context.json:
         if tasks:
             output.print_json(tasks)
@@ -311,21 +304,29 @@ def _outcome(task: dict[str, Any], verb: str) -> str:
 def _each(
     context: Context, wanted: Sequence[int], act: Callable[[int], Any]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Act on each id. One error alone is raised; of several each is shown, and some successes make it 1."""
+    """Act on each id; what was done, and the exit code."""
     done: list[dict[str, Any]] = []
     errors: list[HakuRiverError] = []
     for each in wanted:
         try:
             done.append(act(each))
         except HakuRiverError as error:
-            if len(wanted) == 1:
+            if isinstance(error, Unreachable):
                 raise
             errors.append(error)
-            output.print_error(error, as_json=context.json)
-    codes = {error.exit_code for error in errors}
+    return done, _outcome_code(context, len(done), errors)
+
+
+def _outcome_code(context: Context, done: int, errors: Sequence[HakuRiverError]) -> int:
+    """The exit code for several tasks of which ``done`` went well; shows each error, raises a lonely one."""
     if not errors:
-        return done, 0
-    return done, codes.pop() if not done and len(codes) == 1 else FAILED
+        return 0
+    if not done and len(errors) == 1:
+        raise errors[0]
+    for error in errors:
+        output.print_error(error, as_json=context.json)
+    codes = {error.exit_code for error in errors}
+    return codes.pop() if not done and len(codes) == 1 else FAILED
 
 
 VERBS = {

@@ -33,6 +33,7 @@ DEADLINE = 45.0
 """Seconds from the start of the supervisor to a node that is online."""
 CRASHES = 3
 _LOG_LINES = 12
+_OWN_ERROR = "hakuriver: "
 
 
 def _up_options(parser: argparse.ArgumentParser) -> None:
@@ -259,6 +260,10 @@ def _last_words(layout: Layout, part: str) -> str:
         lines = log.read_text("utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     except FileNotFoundError:
         return f"; it has written no log ({log})"
+    own = [place for place, line in enumerate(lines) if line.startswith(_OWN_ERROR)]
+    if own and all(line.startswith("  ") for line in lines[own[-1] + 1 :]):  # it said why, in one line
+        why, *hints = lines[own[-1] :]
+        return "\n".join([f": {why.removeprefix(_OWN_ERROR)}", *hints, f"  its log: {log}"])
     return "".join([f"; the end of {log}:", *(f"\n    {line}" for line in lines)])
 
 

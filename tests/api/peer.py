@@ -64,6 +64,7 @@ class Peer:
         self.logs: dict[tuple[Key, str], bytes] = {}
         self.ended: set[Key] = set()
         self.refuse: HakuRiverError | None = None
+        self.refuse_intent: HakuRiverError | None = None
         self.changed = asyncio.Event()
         self._host = host
         self._token = hashlib.sha256(host_token.encode()).digest()
@@ -106,6 +107,8 @@ class Peer:
     async def _intent(self, request: Request, _: web.Principal) -> Response:
         self.intents.append((_key(request), await web.read_body(request, IntentOrder)))
         self.changed.set()
+        if self.refuse_intent is not None:
+            raise self.refuse_intent
         return web.answer(Answer())
 
     async def _signal(self, request: Request, _: web.Principal) -> Response:
@@ -129,7 +132,7 @@ class Peer:
 
     # What it says to the host
 
-    async def register(self, **facts: Any) -> Any:
+    async def register(self, *, cluster: str = "", **facts: Any) -> Any:
         known = {
             "cores": 2,
             "memory": 8 * 2**30,
@@ -138,6 +141,7 @@ class Peer:
             "version": "0.4.0",
         }
         body = {"name": self.name, "runner": self.runner, "address": self.address, "facts": known | facts}
+        body["cluster"] = cluster
         return await self._host.request("POST", host_path("register"), body=body)
 
     async def heartbeat(self, attempts: Sequence[Key] | None = None, **more: Any) -> Any:

@@ -130,6 +130,14 @@ async def test_a_runner_whose_disk_is_full_is_asked_again(
     await api.until(made["id"], reason="", state="assigned")
 
 
+async def test_a_runner_of_another_cluster_fails_no_task(api: Running) -> None:
+    peer = await api.peer("n1")
+    peer.refuse = Conflict("this runner belongs to cluster x", code="other_cluster")
+    made = await api.submit("true")
+    told = await api.until(made["id"], reason="n1 answers: this runner belongs to cluster x")
+    assert told["state"] == "assigned"
+
+
 async def test_an_order_waits_for_a_runner_that_does_not_answer(
     api: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

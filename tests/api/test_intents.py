@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hakuriver.errors import Conflict, NotFound, Unreachable
+from hakuriver.errors import Conflict, NotFound, StorageFull, Unreachable, UsageError
+from hakuriver.paths import host_path
 from tests.api.conftest import Running, running_host
 from tests.api.peer import eventually
 
@@ -154,3 +155,57 @@ async def test_signals_and_stdin_go_to_the_node_now_or_never(api: Running) -> No
     await peer.register()
     with pytest.raises(Unreachable, match="n1 doesn't answer"):
         await api.tell(made["id"], "signal", signal=2)
+
+
+async def test_an_intent_that_a_node_refuses_is_final_and_visible(
+    api: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemons.host.dispatcher.LAST_BACKOFF", 0.05)
+    peer = await api.peer("n1")
+    made = await api.running_on(peer, "sleep", "9")
+    peer.refuse_intent = UsageError("no such intent here")
+    await api.tell(made["id"], "pause")
+    told = await api.until(made["id"], reason="n1 refused to pause it: no such intent here")
+    assert (told["state"], told["intent"]) == ("running", None)
+    await api.tell(made["id"], "kill", grace=60)
+    told = await api.until(made["id"], reason="n1 refused to end it: no such intent here")
+    assert (told["state"], told["intent"]) == ("stopping", None)
+    assert [order.intent for _, order in peer.intents] == ["pause", "kill"], "each was said once"
+    peer.refuse_intent = None
+    assert (await api.tell(made["id"], "kill", grace=60))["intent"] == "kill", "it can be asked for again"
+    await eventually(lambda: [order.version for _, order in peer.intents] == [1, 2, 3])
+
+
+async def test_an_intent_that_a_node_can_not_store_is_told_again(
+    api: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemons.host.dispatcher.LAST_BACKOFF", 0.05)
+    peer = await api.peer("n1")
+    made = await api.running_on(peer, "sleep", "9")
+    peer.refuse_intent = StorageFull("no room")
+    await api.tell(made["id"], "pause")
+    await eventually(lambda: len(peer.intents) > 2)
+    assert (await api.task(made["id"]))["intent"] == "pause"
+    peer.refuse_intent = None
+    await peer.report((made["id"], 1), "paused", intent_version=1)
+    assert (await api.task(made["id"]))["intent"] is None
+
+
+async def test_many_tasks_are_told_at_once(api: Running) -> None:
+    peer = await api.peer("n1")
+    running = await api.running_on(peer, "sleep", "9", cores=2)
+    waiting = (await api.submit_all("true", targets=["n1"] * 900))["tasks"]
+    ended = waiting.pop()["id"]
+    await api.tell(ended, "kill")
+    nobody = [0, 10**9]
+    ids = [running["id"], *nobody, *(each["id"] for each in waiting), ended]
+    body = {"verb": "pause", "tasks": ids}
+    paused = await api.user.request("POST", host_path("intents"), body=body)
+    assert [(each["id"], each["intent"]) for each in paused["items"]] == [(running["id"], "pause")]
+    assert [each["id"] for each in paused["refused"]] == ids[1:]
+    assert {each["status"] for each in paused["refused"]} == {404, 409}
+    killed = await api.user.request("POST", host_path("intents"), body=body | {"verb": "kill", "grace": 1})
+    assert [each["id"] for each in killed["items"]] == [each for each in ids if each not in nobody]
+    assert [each["state"] for each in killed["items"]] == ["stopping"] + ["killed"] * 900
+    assert [each["id"] for each in killed["refused"]] == nobody
+    assert {each["error"]["code"] for each in killed["refused"]} == {"not_found"}

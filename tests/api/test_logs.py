@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemons.host.logs import read_range
-from hakuriver.errors import NotFound, Unreachable, UsageError
+from hakuriver.errors import CannotFit, NotFound, Unreachable, UsageError
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, host_path
 from tests.api.conftest import Running
 from tests.api.peer import Peer, eventually
@@ -75,6 +75,17 @@ async def test_a_follower_of_a_task_that_is_killed_before_it_starts_ends(api: Ru
     await asyncio.sleep(0.05)
     await api.tell(made["id"], "kill")
     assert await asyncio.wait_for(following, 5) == (b"", 0, 0, "1")
+
+
+async def test_what_never_ran_has_no_log_whatever_the_node_has_under_its_number(api: Running) -> None:
+    peer = await api.peer("n1")
+    other = await api.running_on(peer, "true")
+    peer.refuse = CannotFit("no")
+    made = await api.submit("true")
+    await api.until(made["id"], state="failed")
+    peer.orders[made["id"], 1] = peer.orders[other["id"], 1]
+    peer.logs[(made["id"], 1), "stdout"] = b"of an earlier life"
+    assert await read(api, made["id"]) == (b"", 0, 0, "1")
 
 
 async def test_the_shared_copy_serves_while_the_node_is_away(api: Running) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hakuriver.errors import Conflict, NotFound
+from hakuriver.paths import host_path
 from tests.api.conftest import Running, running_host
 from tests.api.peer import Peer, eventually
 
@@ -111,6 +112,13 @@ async def test_an_unacknowledged_order_is_never_lost(api: Running) -> None:
     await api.until(made["id"], state="assigned")
     await peer.heartbeat([], journal_version=10**6)
     assert (await api.task(made["id"]))["state"] == "assigned"
+
+
+async def test_a_runner_of_another_cluster_is_refused(api: Running) -> None:
+    peer = await api.peer("n1", register=False)
+    with pytest.raises(Conflict, match="belongs to cluster other"):
+        await peer.register(cluster="other")
+    await peer.register(cluster=(await api.user.request("GET", host_path("cluster")))["cluster"])
 
 
 async def test_another_journal_takes_a_name_over_only_when_its_owner_is_away(api: Running) -> None:

@@ -71,6 +71,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         ("--state-dir= down --kill", 2, "empty value"),
         ("down --kill --state-dir=", 2, "empty value"),
         ("status --host http://x", 2, "without a credential"),
+        ("runner --host nonsense", 2, "write http://ADDRESS:PORT"),
         ("--host http://x --state-dir /y status", 2, "two clusters"),
         ("status", 5, "hakuriver up"),
         ("", 5, "hakuriver up"),
@@ -86,6 +87,16 @@ def test_refusals(
     assert says in shown.err
     assert shown.err.startswith("hakuriver: ")
     assert len(shown.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("line", ["up --headless", "down", "status"])
+def test_a_state_folder_that_can_not_be_is_one_clear_line(
+    line: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*line.split(), "--state-dir", f"/tmp/{'x' * 300}"], environ) == 2
+    shown = capsys.readouterr().err
+    assert "File name too long" in shown
+    assert len(shown.splitlines()) <= 2
 
 
 @pytest.mark.parametrize(
@@ -142,6 +153,43 @@ def test_a_submission_is_what_was_typed() -> None:
         True,
     )
     assert body["caller"] == {"workdir": str(Path.cwd()), "env": {"PATH": "/bin", "VIRTUAL_ENV": "/venv"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "says"),
+    [
+        ([], ("printf", "\udcff"), "command: '\\\\udcff' is not valid UTF-8"),
+        (["--env", "A=\udcff"], ("true",), "env A: "),
+        (["--env", "\udcff=A"], ("true",), "env name: "),
+        (["--workdir", "/\udcff"], ("true",), "workdir: "),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_by_name(
+    arguments: list[str], command: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        _request(arguments, command, {})
+
+
+def test_a_task_never_runs_elsewhere_because_its_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match="folder was removed"):
+        _request([], ("true",), {})
+    with pytest.raises(UsageError, match="folder was removed"):
+        _request(["--workdir", "here"], ("true",), {})
+    assert _request(["--workdir", "/tmp"], ("true",), {})["workdir"] == "/tmp"
+
+
+def test_a_working_directory_is_read_as_a_shell_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _request(["--workdir", "../x/./y"], ("true",), {})["workdir"] == str(tmp_path.parent / "x/y")
 
 
 def test_what_is_not_said_is_left_to_the_host() -> None:

@@ -57,6 +57,11 @@ def test_json_keys_of_nodes_and_status(cluster: Cluster) -> None:
     assert status["nodes"] == {"online": 1}
 
 
+def test_a_lost_note_of_where_the_daemons_are_is_written_again(own_cluster: Cluster) -> None:
+    own_cluster.layout.cluster_file.unlink()
+    until(own_cluster.online, "the supervisor noticed", seconds=15)
+
+
 def test_up_again_finds_it_running(cluster: Cluster) -> None:
     before = cluster.daemons()
     found = cluster.ok("up", "--headless")
@@ -197,6 +202,35 @@ def test_first_interrupt_is_the_tasks_the_second_kills(cluster: Cluster) -> None
     assert cluster.ok("task", "show", "@last")["state"] == "killed"
 
 
+def test_a_closed_standard_input_is_an_empty_one(cluster: Cluster) -> None:
+    line = [HAKURIVER, "--state-dir", str(cluster.folder), "run", "-i", "--cores", "0", "--", "wc", "-c"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *line], capture_output=True, timeout=30, env=cluster.env(), check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"0", b"")
+
+
+def test_run_says_why_a_command_could_not_be_started(cluster: Cluster) -> None:
+    done = cluster.cli("run", "--cores", "0", "--", "/no/such/command")
+    assert done.code == 127
+    assert "/no/such/command" in done.err
+
+
+def test_a_long_range_is_killed_quickly(cluster: Cluster) -> None:
+    """One request for each would take a minute here, a few for all take about two seconds."""
+    (node,) = cluster.ok("nodes")
+    before = cluster.submit("sleep", "600", flags=["--cores", str(node["cores"])])
+    targets = [word for _ in range(1000) for word in ("--target", node["name"])]
+    for _ in range(5):
+        cluster.ok("task", "submit", *targets, "--", "true")
+    began = time.monotonic()
+    killed = cluster.ok("task", "kill", f"{before}-{before + 5000}")
+    assert time.monotonic() - began < 5
+    assert [task["id"] for task in killed] == list(range(before, before + 5001))
+    assert {task["state"] for task in killed} == {"stopping", "killed"}
+    cluster.wait(before)
+
+
 def test_interrupting_what_still_waits_takes_it_out_of_the_queue(cluster: Cluster) -> None:
     blocker = cluster.submit("sleep", "60", flags=["--cores", "2"])
     cluster.running(blocker)
@@ -205,7 +239,7 @@ def test_interrupting_what_still_waits_takes_it_out_of_the_queue(cluster: Cluste
     running.stderr.readline()
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=20)
-    assert running.returncode == 125
+    assert running.returncode == 130
     assert cluster.ok("task", "show", "@last")["state"] == "killed"
     cluster.ok("task", "kill", str(blocker))
     cluster.wait(blocker)

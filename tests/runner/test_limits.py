@@ -117,6 +117,16 @@ def test_a_log_over_its_cap_loses_its_middle_only(capped: Runner) -> None:
     assert copy.stat().st_blocks * 512 <= 2 * MIB
 
 
+def test_a_log_that_grew_faster_than_anybody_looked_is_capped_at_its_end(capped: Runner) -> None:
+    task = capped.submit("sh", "-c", "seq -f %06.0f 1 600000; echo the end")
+    capped.host.end(task)
+    file = capped.folder(task) / "io" / "out"
+    eventually(lambda: file.stat().st_blocks * 512 <= MIB, what="the cap")
+    copy = capped.layout.shared / "task_outputs" / f"{task}.out"
+    eventually(lambda: copy.exists() and copy.stat().st_size == file.stat().st_size, what="the copy")
+    assert capped.logs(task, tail=2).data == b"600000\nthe end\n"
+
+
 def test_copies_never_touch_another_clusters_files(shared_runner: Runner) -> None:
     shared = shared_runner.layout.shared
     task = shared_runner.next_task

@@ -10,10 +10,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemons.runner import cgroups, logs, shim
+from daemons.runner import cgroups, logs
 from daemons.runner.agent import pick_cpus
 from daemons.runner.model import End, Wish, judge
 from daemons.runner.probes import numa, system
+from daemons.runner.shim.status import BLOCK, decode_status, encode_status
 from hakuriver.lifecycle import Intent, State
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=500)
@@ -22,22 +23,22 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=500)
 @given(st.dictionaries(st.sampled_from(["error", "phase", "boot"]), text, max_size=1), st.integers())
 def test_a_status_survives_its_block(strings: dict[str, str], number: int) -> None:
     status = {**strings, "raw": number}
-    block = shim.encode_status(status)
-    assert len(block) == shim.BLOCK
-    assert shim.decode_status(block) == status
+    block = encode_status(status)
+    assert len(block) == BLOCK
+    assert decode_status(block) == status
 
 
-@given(st.integers(0, shim.BLOCK - 1), st.integers(1, 255))
+@given(st.integers(0, BLOCK - 1), st.integers(1, 255))
 def test_a_damaged_status_is_none_or_unchanged(position: int, flip: int) -> None:
     status = {"phase": "started", "pid": 1234, "start": 5678}
-    block = bytearray(shim.encode_status(status))
+    block = bytearray(encode_status(status))
     block[position] ^= flip
-    assert shim.decode_status(bytes(block)) in (None, status)
+    assert decode_status(bytes(block)) in (None, status)
 
 
 def test_anything_else_is_no_status() -> None:
-    for block in (b"", bytes(shim.BLOCK), b"x" * shim.BLOCK, shim.encode_status({})[:-1]):
-        assert shim.decode_status(block) is None
+    for block in (b"", bytes(BLOCK), b"x" * BLOCK, encode_status({})[:-1]):
+        assert decode_status(block) is None
 
 
 @given(

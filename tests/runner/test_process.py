@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 import signal
 import sys
 import time
 
 import pytest
 
-from hakuriver.errors import Conflict
+from hakuriver.errors import Conflict, UsageError
+from hakuriver.paths import MAX_STDIN
 from tests.runner.peer import Runner, eventually
 
 
@@ -33,6 +36,8 @@ def test_what_cant_be_executed_says_why(shared_runner: Runner, tmp_path: object)
     end = shared_runner.run("no-such-command-here")
     assert (end["state"], end["exit_code"]) == ("failed", 127)
     assert end["error"] == "no-such-command-here: command not found"
+    end = shared_runner.run("")
+    assert (end["exit_code"], end["error"]) == (127, "the command is an empty word")
     end = shared_runner.run(f"{tmp_path}/nothing")
     assert (end["exit_code"], end["error"]) == (127, f"{tmp_path}/nothing: no such file")
     script = f"{tmp_path}/script"
@@ -79,8 +84,9 @@ def test_a_task_starts_with_default_signals_and_its_own_session(shared_runner: R
     text = shared_runner.whole_log(task).decode()
     facts = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     assert int(facts["SigBlk"], 16) == 0
-    # Python itself ignores SIGPIPE and SIGXFSZ
-    assert int(facts["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1) == 0
+    # Python itself ignores SIGPIPE and SIGXFSZ; 32 and 33 are the C library's own (posix_spawn ignores 32)
+    spared = {signal.SIGPIPE, signal.SIGXFSZ, 32, 33}
+    assert int(facts["SigIgn"], 16) & ~sum(1 << number - 1 for number in spared) == 0
     assert text.rstrip().endswith("True")
 
 
@@ -175,6 +181,42 @@ def test_stdin_arrives_exactly_once(shared_runner: Runner) -> None:
     assert shared_runner.stdin(task, b"!", 11, eof=True) == 12
     assert shared_runner.host.end(task)["state"] == "completed"
     assert shared_runner.whole_log(task) == b"hello world!"
+
+
+def test_much_input_arrives_whole_even_where_it_is_read_late(shared_runner: Runner) -> None:
+    data = random.Random(3).randbytes(5 * MAX_STDIN // 2)
+    task = shared_runner.submit("sh", "-c", "sleep 0.5; sha256sum", stdin=True)
+    shared_runner.host.state(task, "running")
+    reached = 0
+    while reached < len(data):
+        piece = data[reached : reached + MAX_STDIN]
+        reached = shared_runner.stdin(task, piece, reached, eof=reached + len(piece) == len(data))
+    assert shared_runner.host.end(task)["state"] == "completed"
+    assert shared_runner.whole_log(task).split()[0].decode() == hashlib.sha256(data).hexdigest()
+
+
+def test_input_that_nobody_reads_is_not_waited_for(shared_runner: Runner) -> None:
+    task = shared_runner.submit("sh", "-c", "exec <&-; echo closed; exec sleep 60", stdin=True)
+    eventually(lambda: shared_runner.logs(task).data)
+    with pytest.raises(Conflict) as caught:
+        shared_runner.stdin(task, b"x")
+    assert caught.value.instance_code == "stdin_closed"
+    with pytest.raises(UsageError, match="larger than"):
+        shared_runner.stdin(task, bytes(MAX_STDIN + 1))
+    shared_runner.kill(task)
+    with pytest.raises(Conflict) as caught:
+        shared_runner.stdin(task, b"x")
+    assert caught.value.instance_code == "not_running"
+
+
+def test_a_task_that_does_not_read_has_room_for_some_input(shared_runner: Runner) -> None:
+    task = shared_runner.submit("sleep", "60", stdin=True)
+    shared_runner.host.state(task, "running")
+    reached, before = 0, -1
+    while reached > before:
+        before, reached = reached, shared_runner.stdin(task, bytes(MAX_STDIN), reached)
+    assert 0 < reached <= MAX_STDIN
+    shared_runner.kill(task)
 
 
 def test_a_task_without_stdin_reads_nothing(shared_runner: Runner) -> None:

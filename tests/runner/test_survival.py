@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
-from daemons.runner import shim
+from daemons.runner.shim.proc import process
+from daemons.runner.shim.server import IDLE
+from daemons.runner.shim.status import Status, read_status
 from hakuriver.errors import Conflict, HakuRiverError, NotFound, UsageError
 from tests.runner.peer import Runner, cmdline_pids, eventually
 
 
-def status(runner: Runner, task: int) -> shim.Status:
+def status(runner: Runner, task: int) -> Status:
     folder = os.open(runner.folder(task), os.O_RDONLY)
     try:
-        found = shim.read_status(folder)
+        found = read_status(folder)
     finally:
         os.close(folder)
     assert found is not None
@@ -31,7 +33,7 @@ def status(runner: Runner, task: int) -> shim.Status:
 
 
 def parent(pid: int) -> int:
-    facts = shim.process(pid)
+    facts = process(pid)
     assert facts is not None
     return facts[1]
 
@@ -296,7 +298,7 @@ def test_the_fork_server_ends_when_nothing_needs_it(runner: Runner) -> None:
     assert runner.run("true")["state"] == "completed"
     pid = forkserver(runner)
     runner.stop()
-    eventually(lambda: shim.process(pid) is None, timeout=shim.IDLE + 5, what="its end")
+    eventually(lambda: process(pid) is None, timeout=IDLE + 5, what="its end")
     assert not list(runner.layout.runner.glob("*.sock"))
     runner.start()
     assert runner.run("true")["state"] == "completed"

@@ -42,6 +42,8 @@ def test_no_file_is_fine_but_a_named_one_must_exist(tmp_path: Path) -> None:
         ("[network]\nhost_port = true", "must be a int", ""),
         ("[network]\nhost_port = 99999", "too large", ""),
         ("[timing]\nheartbeat_interval = 0", "too small", ""),
+        ("[timing]\nheartbeat_interval = inf", "too large", ""),
+        ("[timing]\nkill_grace = 1e9", "too large", ""),
         ("[policy]\nmount_roots = 'x'", "list of strings", ""),
         ("[limits]\nlog_cap = '1X'", "size '1X'", ""),
         ("network = 3", "must be a section", ""),

@@ -63,15 +63,21 @@ def test_bad_combinations(tmp_path: Path) -> None:
         endpoint.resolve(host="http://x", state_dir="y")
     with pytest.raises(UsageError, match="goes with"):
         endpoint.resolve(token_file="x")
+    for junk in ("a\nb", "ü", "a\r"):
+        with pytest.raises(UsageError, match="holds no token"):
+            endpoint.resolve(host="http://x", environ={"HAKURIVER_TOKEN": junk})
     with pytest.raises(UsageError, match="without a credential"):
         endpoint.resolve(host="http://x", environ={})
     layout = cluster(tmp_path, "http://127.0.0.1:1")
-    layout.cluster_file.write_text("{")
-    with pytest.raises(ConfigError):
-        endpoint.resolve(state_dir=str(tmp_path))
+    for junk in ("{", "[]", '{"host": 5}', "\0"):
+        layout.cluster_file.write_text(junk)
+        with pytest.raises(ConfigError, match="not what a supervisor writes"):
+            endpoint.resolve(state_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("url", ["", "host", "ftp://x", "http://", "http://x:port", "http://x:"])
+@pytest.mark.parametrize(
+    "url", ["", "host", "ftp://x", "http://a b:1", "http://", "http://x:port", "http://x:"]
+)
 def test_bad_addresses(url: str) -> None:
     with pytest.raises(UsageError, match="can't be understood"):
         Client(url, "token")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from starlette.requests import Request
@@ -15,13 +16,11 @@ from daemons.host.routes import query
 from daemons.host.rows import TaskRow, load_tasks, task_view
 from daemons.host.scheduler import NO_NODE, QUEUED
 from daemons.host.schema import task
-from daemons.host.store import Tx
-from hakuriver.errors import Conflict, UsageError
+from hakuriver.errors import Conflict, HakuRiverError, UsageError
 from hakuriver.lifecycle import State
-from hakuriver.paths import HEADER_IDEMPOTENCY, HEADER_MACHINE, runner_path
-from hakuriver.wire import KillRequest, SignalRequest, SubmitRequest
+from hakuriver.paths import HEADER_IDEMPOTENCY, HEADER_MACHINE, MAX_STDIN, runner_path
+from hakuriver.wire import IntentsRequest, KillRequest, SignalRequest, SubmitRequest
 
-MAX_STDIN = 64 * 1024
 _LIST = ("state", "node", "owner", "tag", "batch", "kind", "name", "machine", "limit", "cursor")
 _FED = frozenset({State.RUNNING, State.PAUSED})
 
@@ -63,20 +62,22 @@ def handlers(host: Host) -> dict[str, Handler]:
     async def kill(request: Request, principal: Principal) -> Response:
         number = query.task_id(request)
         given = await read_body(request, KillRequest)
-        grace = host.settings.timing.kill_grace if given.grace is None else given.grace
-        return await _change(lambda tx: intents.kill(tx, number, principal.subject, grace, given.delay))
+        return await _change(number, intents.Ask("kill", principal.subject, _grace(given), given.delay))
 
-    async def unkill(request: Request, _: Principal) -> Response:
-        number = query.task_id(request)
-        return await _change(lambda tx: intents.unkill(tx, number))
+    async def unkill(request: Request, principal: Principal) -> Response:
+        return await _change(query.task_id(request), intents.Ask("unkill", principal.subject))
 
     async def pause(request: Request, principal: Principal) -> Response:
-        number = query.task_id(request)
-        return await _change(lambda tx: intents.pause(tx, number, principal.subject))
+        return await _change(query.task_id(request), intents.Ask("pause", principal.subject))
 
     async def resume(request: Request, principal: Principal) -> Response:
-        number = query.task_id(request)
-        return await _change(lambda tx: intents.resume(tx, number, principal.subject))
+        return await _change(query.task_id(request), intents.Ask("resume", principal.subject))
+
+    async def many(request: Request, principal: Principal) -> Response:
+        given = await read_body(request, IntentsRequest)
+        ask = intents.Ask(given.verb, principal.subject, _grace(given), given.delay)
+        outcomes = await host.store.write(lambda tx: intents.carry_out(tx, given.tasks, ask))
+        return _json(_intents_view(given.tasks, outcomes))
 
     async def send_signal(request: Request, _: Principal) -> Response:
         number = query.task_id(request)
@@ -102,8 +103,11 @@ def handlers(host: Host) -> dict[str, Handler]:
         path = runner_path("stdin", task=row.id, attempt=row.attempt)
         return JSONResponse(await host.dispatcher.ask(row.node or "", path, query=asked, body=data))
 
-    async def _change(operation: Callable[[Tx], TaskRow]) -> Response:
-        return _json((await host.store.write(operation)).view)
+    async def _change(number: int, ask: intents.Ask) -> Response:
+        return _json((await host.store.write(lambda tx: intents.carry_out_one(tx, number, ask))).view)
+
+    def _grace(given: KillRequest) -> float:
+        return host.settings.timing.kill_grace if given.grace is None else given.grace
 
     return {
         "tasks": tasks,
@@ -113,6 +117,7 @@ def handlers(host: Host) -> dict[str, Handler]:
         "unkill": unkill,
         "pause": pause,
         "resume": resume,
+        "intents": many,
         "signal": send_signal,
         "stdin": stdin,
     }
@@ -146,6 +151,17 @@ async def _submit(
         return await host.store.write(lambda tx: submit.store_submission(tx, submission))
     finally:
         host.submitting[owner] -= coming
+
+
+def _intents_view(numbers: Sequence[int], outcomes: Sequence[TaskRow | HakuRiverError]) -> str:
+    """``views.IntentsView`` as JSON text."""
+    items = [each.view for each in outcomes if isinstance(each, TaskRow)]
+    refused = [
+        {"id": number, "status": each.http_status, **each.to_json()}
+        for number, each in zip(numbers, outcomes, strict=True)
+        if isinstance(each, HakuRiverError)
+    ]
+    return f'{{"items":[{",".join(items)}],"refused":{json.dumps(refused, ensure_ascii=False)}}}'
 
 
 async def _running(host: Host, number: int) -> TaskRow:

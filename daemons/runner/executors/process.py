@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from daemons.common.log import Log
-from daemons.runner import shim
 from daemons.runner.cgroups import MemoryGroups
 from daemons.runner.environment import Account, process_variables
 from daemons.runner.folders import prepare
-from daemons.runner.forkserver import ForkServer, Reply
+from daemons.runner.forkserver import ForkServer, Line, Reply
 from daemons.runner.model import Attempt, End, TryLater, Work
+from daemons.runner.shim.status import Status
 from daemons.runner.threads import Threads
 from hakuriver.errors import Conflict, Unreachable, UsageError
 
 log = Log("process")
-STDIN_PATIENCE = 10.0  # seconds in which a task that doesn't read may make room
+STDIN_PATIENCE = 5.0  # seconds in which a task that doesn't read may make room; the host waits longer
+STDIN_PIECE = 128 * 1024  # bytes of which each shim takes a line
+STDIN_PAUSE, STDIN_LONGEST_PAUSE = 0.001, 0.05  # seconds between looks at a pipe that was full
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +137,17 @@ class ProcessExecutor:
     async def _must(self, attempt: Attempt, message: Reply) -> Reply:
         answer = await self._server.order(attempt.name, message)
         if answer is None or answer.get("error") == "ended":
-            raise Conflict(f"attempt {attempt.name} doesn't run", code="not_running")
+            raise _not_running(attempt)
         return answer
 
     async def stdin(self, attempt: Attempt, offset: int, data: bytes, *, eof: bool) -> int:
         if not attempt.spec.stdin:
             raise Conflict("the task was not given a standard input", hint="submit it with --stdin")
-        message = {"op": "stdin", "offset": offset, "data": base64.b64encode(data).decode(), "eof": eof}
-        deadline = asyncio.get_running_loop().time() + STDIN_PATIENCE
-        while True:
-            answer = await self._must(attempt, message)
-            reached = int(answer.get("offset", offset))
-            if answer.get("error") == "closed":
-                raise Conflict("the task doesn't read its standard input any more", code="stdin_closed")
-            if answer.get("error") == "gap":
-                raise Conflict(f"bytes are missing before {offset}: continue at {reached}", code="stdin_gap")
-            if reached >= offset + len(data) or asyncio.get_running_loop().time() > deadline:
-                return reached
-            await asyncio.sleep(0.05)
+        line = await self._server.control(attempt.name)
+        if line is None:
+            raise _not_running(attempt)
+        with contextlib.closing(line):
+            return await _feed(line, attempt, offset, data, eof=eof)
 
     async def clean(self, attempt: Attempt) -> None:
         await self._threads.call(self._clean, attempt)
@@ -167,7 +162,42 @@ class ProcessExecutor:
                 log.warning("memory_group_stays", task=attempt.spec.task, error=error.strerror)
 
 
-def end_of(status: shim.Status) -> End:
+async def _feed(line: Line, attempt: Attempt, offset: int, data: bytes, *, eof: bool) -> int:
+    """Hand bytes to a keeper piece by piece, for as long as the task makes room; the next wanted offset."""
+    clock = asyncio.get_running_loop().time
+    give_up, pause, reached = clock() + STDIN_PATIENCE, STDIN_PAUSE, offset
+    while True:
+        rest = memoryview(data)[reached - offset :]
+        piece = base64.b64encode(rest[:STDIN_PIECE]).decode()
+        last = eof and len(rest) <= STDIN_PIECE
+        line.send({"op": "stdin", "offset": reached, "data": piece, "eof": last})
+        before, wanted = reached, reached + min(len(rest), STDIN_PIECE)
+        reached = _reached(await line.answer(), attempt, offset)
+        if reached >= offset + len(data) or clock() > give_up:
+            return reached
+        if reached < wanted:
+            pause = STDIN_PAUSE if reached > before else min(pause * 2, STDIN_LONGEST_PAUSE)
+            await asyncio.sleep(pause)
+
+
+def _reached(answer: Reply | None, attempt: Attempt, offset: int) -> int:
+    """How far a keeper has the input; raises Conflict when it can't have more."""
+    error = "ended" if answer is None else answer.get("error")
+    if answer is None or error == "ended":
+        raise _not_running(attempt)
+    if error == "closed":
+        raise Conflict("the task doesn't read its standard input any more", code="stdin_closed")
+    reached = int(answer["offset"])
+    if error == "gap":
+        raise Conflict(f"bytes are missing before {offset}: continue at {reached}", code="stdin_gap")
+    return reached
+
+
+def _not_running(attempt: Attempt) -> Conflict:
+    return Conflict(f"attempt {attempt.name} doesn't run", code="not_running")
+
+
+def end_of(status: Status) -> End:
     """The end that a final status tells of."""
     if status.get("never_ran"):
         return End(never_ran="its shim was killed before it could start it")

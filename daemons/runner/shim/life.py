@@ -1,0 +1,50 @@
+"""The whole life of a shim: take the attempt, launch the task, keep it to its end."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from typing import Any
+
+from daemons.runner.shim.claim import CannotStart, open_attempt, read_order, take_claim
+from daemons.runner.shim.launch import launch
+from daemons.runner.shim.proc import be_reaper, reap
+from daemons.runner.shim.sockets import say, wait_for, wake_on_child
+
+
+def live(attempts: int, name: str, client: socket.socket) -> None:
+    """Run in the new process of a shim. ``client`` asked for it and is told everything."""
+    be_reaper()
+    try:
+        folder, order = _take(attempts, name)
+    except CannotStart as error:
+        say(client, {"refused": str(error)})
+        return
+    selector = selectors.PollSelector()
+    wake_on_child(selector)
+    keeper = launch(selector, folder, order)
+    keeper.watch(client)
+    say(client, {"status": keeper.status})
+    while not keeper.done:
+        due = keeper.tick(time.monotonic())
+        wait_for(selector, due)
+        for pid, raw in reap():
+            if pid == keeper.pid:
+                keeper.reaped(raw)
+
+
+def _take(attempts: int, name: str) -> tuple[int, dict[str, Any]]:
+    """The attempt's folder, locked and claimed, and its order; raises CannotStart."""
+    try:
+        folder = open_attempt(attempts, name)
+    except BlockingIOError:
+        raise CannotStart("claimed") from None
+    except OSError as error:
+        raise CannotStart(f"its folder can't be used: {error.strerror}") from None
+    try:
+        order = read_order(folder)
+    except (OSError, ValueError) as error:
+        raise CannotStart(f"its order can't be read: {error}") from None
+    take_claim(folder)
+    return folder, order

@@ -1,0 +1,189 @@
+"""The fork server: forks shims, and keeps what they leave when they are killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import socket
+import stat
+import sys
+import time
+from typing import Any
+
+from daemons.runner.shim.claim import open_attempt, read_order, write_never_ran
+from daemons.runner.shim.keeper import Keeper
+from daemons.runner.shim.life import live
+from daemons.runner.shim.proc import be_reaper, process, reap
+from daemons.runner.shim.sockets import PROTOCOL, Clients, listen, say, server_name, wait_for, wake_on_child
+from daemons.runner.shim.status import read_status
+
+IDLE = 5.0  # seconds without client and attempt after which the fork server ends
+STRAY_MEMORY = 10.0  # seconds for which the end of a child that nobody keeps yet is remembered
+
+
+class Server:
+    """Everything that the fork server holds; ``lock`` says that it is the only one."""
+
+    def __init__(self, folder: int, lock: int) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._attempts = os.open("attempts", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        self._selector = selectors.PollSelector()
+        self._clients = Clients(self._selector, self._answer)
+        self._shims: dict[int, str] = {}
+        self._adopted: dict[str, Keeper] = {}
+        self._strays: dict[int, tuple[int, float]] = {}
+        self._open()
+        wake_on_child(self._selector)
+
+    def _open(self) -> None:
+        self._listening = listen(self._folder, server_name())
+        self._selector.register(self._listening, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        client = self._clients.accept(self._listening)
+        if client is not None:
+            say(client, {"hello": PROTOCOL, "pid": os.getpid()})
+
+    def run(self) -> None:
+        """Until nobody has needed it for a while."""
+        idle_since = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if self._clients.buffers or self._shims or self._adopted:
+                idle_since = now
+            elif now - idle_since >= IDLE and self._close():
+                return
+            due = min([now + 1.0, *(keeper.tick(now) for keeper in self._adopted.values())])
+            self._adopted = {name: keeper for name, keeper in self._adopted.items() if not keeper.done}
+            wait_for(self._selector, due)
+            self._reap()
+
+    def _close(self) -> bool:
+        """Stop listening unless somebody came in the last moment. A client counts on us only after hello."""
+        with contextlib.suppress(OSError):
+            os.unlink(server_name(), dir_fd=self._folder)
+        self._accept()
+        self._selector.unregister(self._listening)
+        self._listening.close()
+        if not self._clients.buffers:
+            return True
+        self._open()
+        return False
+
+    def _answer(self, client: socket.socket, message: dict[str, Any]) -> None:
+        name = message.get("name")
+        if not isinstance(name, str) or "/" in name or name.startswith("."):
+            say(client, {"refused": "no such attempt"})
+        elif message.get("op") == "start":
+            self._start(client, name)
+        elif message.get("op") == "adopt":
+            say(client, {"adopted": name in self._shims.values() or self._adopt(name)})
+
+    # ---- shims
+
+    def _start(self, client: socket.socket, name: str) -> None:
+        """Fork the shim; from here on the connection is its own."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            say(client, {"refused": f"no process can be made: {error.strerror}"})
+            return
+        if pid == 0:
+            self._live_as_shim(client, name)
+        self._shims[pid] = name
+        self._clients.drop(client)
+
+    def _live_as_shim(self, client: socket.socket, name: str) -> None:
+        """The new process of a shim; never returns into the server's loop."""
+        code = 1
+        try:
+            self._let_go(client)
+            live(self._attempts, name, client)
+            code = 0
+        except Exception:  # noqa: BLE001  its only reader is the log: the fork server keeps the task from here
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+    def _let_go(self, client: socket.socket) -> None:
+        """In a new shim: close all that is the server's, but for the connection that is the shim's now."""
+        signal.set_wakeup_fd(-1)
+        self._clients.forget(client)
+        for each in list(self._clients.buffers):
+            each.close()
+        self._listening.close()
+        self._selector.close()
+        for keeper in self._adopted.values():
+            keeper.let_go()
+        os.close(self._lock)
+        os.setsid()
+
+    # ---- what shims leave when they are killed
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        dead: list[str] = []
+        for pid, raw in reap():
+            if pid in self._shims:
+                dead.append(self._shims.pop(pid))
+            else:
+                self._strays[pid] = (raw, now)
+        for name in dead:
+            self._adopt(name)
+        for keeper in self._adopted.values():
+            if keeper.pid in self._strays and keeper.status["phase"] == "started":
+                keeper.reaped(self._strays.pop(keeper.pid)[0])
+        self._strays = {pid: seen for pid, seen in self._strays.items() if now - seen[1] < STRAY_MEMORY}
+
+    def _adopt(self, name: str) -> bool:
+        """Keep an attempt that lost its shim; False when a shim of another fork server still holds it."""
+        if name in self._adopted:
+            return True
+        try:
+            folder = open_attempt(self._attempts, name)
+        except OSError:
+            return False
+        status = read_status(folder)
+        try:
+            if status is None or "pid" not in status:
+                write_never_ran(folder)
+            elif status["phase"] != "final":
+                keeper = Keeper(self._selector, folder, status, read_order(folder))
+                facts = process(keeper.pid)
+                ours = facts is not None and facts[1] == os.getpid() and facts[3] == status["start"]
+                keeper.orphan = not ours and keeper.pid not in self._strays
+                self._adopted[name] = keeper
+                return True
+        except (OSError, ValueError):
+            os.close(folder)
+            return False
+        os.close(folder)
+        return True
+
+
+def main(path: str) -> int:
+    """Start the fork server of a runner's folder in the background, unless one lives."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.fstat(folder).st_uid != os.geteuid() or stat.S_IMODE(os.fstat(folder).st_mode) & 0o077:
+        sys.stderr.write(f"{path} is not a private folder of this user\n")
+        return 1
+    lock = os.open(f"forkserver-{PROTOCOL}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    os.chdir("/")
+    os.umask(0o077)
+    server = Server(folder, lock)
+    if os.fork() != 0:
+        os._exit(0)
+    os.setsid()
+    be_reaper()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends by itself when it has nothing to keep
+    server.run()
+    return 0

@@ -1,0 +1,212 @@
+"""A host and some runners as plain processes, with a bad network between them, to be hurt on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hakuriver import statedir
+from hakuriver.api import Client
+from hakuriver.errors import HakuRiverError, Unreachable
+from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, host_path
+from tests.chaos.proxy import Mood, Proxy
+from tests.e2e.cluster import HAKURIVER
+from tests.waiting import until
+
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
+TIMING = {"HAKURIVER_TIMING_HEARTBEAT_INTERVAL": "0.3", "HAKURIVER_TIMING_HEARTBEAT_TIMEOUT_FACTOR": "6"}
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+@dataclass
+class Daemon:
+    """One daemon that is started again as often as it is killed."""
+
+    name: str
+    arguments: list[str]
+    environ: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    kills: int = 0
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill9(self) -> None:
+        """kill -9, frozen or not, and wait until it is gone."""
+        assert self.process is not None
+        self.send(signal.SIGKILL)
+        self.process.wait(10)
+        self.kills += 1
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill9()
+
+
+@dataclass
+class Lab:
+    """Made by ``lab``; addresses between host and runners all lead through a proxy each way."""
+
+    folder: Path
+    seed: int
+    host: Daemon
+    runners: list[Daemon]
+    to_host: Proxy
+    to_runners: list[Proxy]
+    client: Client
+    journal: Path
+    unknown: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def daemons(self) -> list[Daemon]:
+        return [self.host, *self.runners]
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        return [self.to_host, *self.to_runners]
+
+    def weather(self, mood: Mood) -> None:
+        """The same network everywhere."""
+        for proxy in self.proxies:
+            proxy.mood = mood
+
+    def submit(self, nonce: int, body: dict[str, Any], deadline: float) -> int:
+        """Submit until it is answered, with one idempotency key; the id."""
+        while True:
+            with contextlib.suppress(Unreachable):
+                answer = self.client.request(
+                    "POST",
+                    host_path("submit"),
+                    body=body,
+                    headers={HEADER_IDEMPOTENCY: f"{self.seed}-{nonce}"},
+                    timeout=5,
+                )
+                return int(answer["tasks"][0]["id"])
+            assert time.monotonic() < deadline, "a submit was never answered"
+            time.sleep(0.05)
+
+    def ask(self, method: str, path: str, query: dict[str, Any] | None = None) -> Any:
+        """A request of the end of a run, when everything is up again."""
+
+        def once() -> list[Any]:
+            try:
+                return [self.client.request(method, path, query=query)]
+            except Unreachable:
+                return []
+
+        return until(once, f"{method} {path} is answered", seconds=30)[0]
+
+    def tasks(self) -> Iterator[dict[str, Any]]:
+        """All tasks, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.ask("GET", host_path("tasks"), {"limit": 1000, "cursor": cursor})
+            yield from page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
+
+    def log(self, task: int, stream: str) -> bytes:
+        """A whole stream, by ranged reads."""
+        whole = b""
+        deadline = time.monotonic() + 60
+        while True:
+            query = {"offset": len(whole), "wait": 2}
+            try:
+                with self.client.open(
+                    "GET", host_path("logs", id=task, stream=stream), query=query
+                ) as response:
+                    assert int(response.headers[HEADER_OFFSET]) == len(whole), "a hole below the cap"
+                    part, ended = response.read(), response.headers[HEADER_ENDED] == "1"
+            except HakuRiverError:
+                part, ended = b"", False
+            whole += part
+            if ended and not part:
+                return whole
+            assert time.monotonic() < deadline, f"{stream} of {task} never ended: {len(whole)} bytes"
+
+
+@contextlib.contextmanager
+def lab(folder: Path, seed: int, nodes: int = 2) -> Iterator[Lab]:
+    """Host and runners, each with its own state folder, on loopback."""
+    folder.mkdir(parents=True, exist_ok=True)
+    credentials = folder / "credentials"
+    for name in ("user", "node", "host"):
+        statedir.ensure_token(credentials / f"{name}.token")
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    base = kept | TIMING | {"HAKURIVER_PATHS_CREDENTIALS_DIR": str(credentials)}
+    base |= {
+        "HAKURIVER_PATHS_SHARED_DIR": str(folder / "shared"),
+        "HAKURIVER_CONFIG": str(folder / "config.toml"),
+    }
+    (folder / "config.toml").touch()
+    host_port = free_port()
+    to_host = Proxy(seed)
+    to_host.upstream = host_port
+    to_runners = [Proxy(seed + 1 + number) for number in range(nodes)]
+    host = Daemon(
+        "host",
+        [HAKURIVER, "host", "--state-dir", str(folder / "host"), "--port", str(host_port), "--embedded"],
+        base,
+        folder / "host.log",
+    )
+    runners = []
+    for number, proxy in enumerate(to_runners):
+        proxy.upstream = free_port()
+        arguments = [HAKURIVER, "runner", "--state-dir", str(folder / f"n{number}"), "--name", f"n{number}"]
+        arguments += ["--port", str(proxy.upstream), "--host", f"http://127.0.0.1:{to_host.port}"]
+        environ = base | {"HAKURIVER_NETWORK_RUNNER_ADDRESS": f"127.0.0.1:{proxy.port}"}
+        runners.append(Daemon(f"n{number}", arguments, environ, folder / f"n{number}.log"))
+    token = statedir.read_token(credentials / "user.token")
+    client = Client(f"http://127.0.0.1:{host_port}", token, timeout=10)
+    made = Lab(folder, seed, host, runners, to_host, to_runners, client, folder / "shared" / "journal")
+    made.journal.parent.mkdir()
+    made.journal.touch()
+    try:
+        for daemon in made.daemons:
+            daemon.start()
+        until(lambda: online(made) == nodes, "all nodes are online", seconds=30)
+        yield made
+    finally:
+        for daemon in made.daemons:
+            daemon.stop()
+        for proxy in made.proxies:
+            proxy.close()
+
+
+def online(made: Lab) -> int:
+    """How many nodes the host sees."""
+    try:
+        nodes = made.client.request("GET", host_path("nodes"))
+    except Unreachable:
+        return 0
+    return sum(node["state"] == "online" for node in nodes)

@@ -1,0 +1,98 @@
+"""An HTTP proxy that loses, delays and repeats requests on purpose, decided by a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from dataclasses import dataclass
+
+
+@dataclass
+class Mood:
+    """Probabilities per request; all zero is a good network, ``cut`` none at all."""
+
+    lose_request: float = 0.0
+    lose_answer: float = 0.0
+    repeat: float = 0.0
+    delay: float = 0.0
+    cut: bool = False
+
+
+class Proxy:
+    """Listens on a free loopback port in a thread of its own; one request a connection."""
+
+    def __init__(self, seed: int) -> None:
+        self.mood = Mood()
+        self.port = 0
+        self.upstream = 0
+        self.faults = 0
+        self._random = random.Random(seed)
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(5)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        async def start() -> None:
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            self._ready.set()
+
+        self._loop.run_until_complete(start())
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _chance(self, probability: float) -> bool:
+        hit = self._random.random() < probability
+        self.faults += hit
+        return hit
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+            mood = self.mood
+            request = await self._read(reader)
+            if mood.cut or self._chance(mood.lose_request):
+                writer.transport.abort()
+                return
+            if self._chance(mood.delay):
+                await asyncio.sleep(self._random.uniform(0, 1.5))
+            answer = await self._forward(request)
+            if self._chance(mood.repeat):
+                answer = await self._forward(request)
+            if mood.cut or self._chance(mood.lose_answer):
+                writer.transport.abort()
+                return
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        length = next(
+            (int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")), 0
+        )
+        kept = [line for line in lines[:-2] if not line.lower().startswith(b"connection:")]
+        return b"\r\n".join([*kept, b"Connection: close", b"", b""]) + await reader.readexactly(length)
+
+    async def _forward(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+        writer.write(request)
+        await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        return answer
