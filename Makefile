@@ -15,7 +15,7 @@ up: setup
 
 test: setup
 	@.ci/lab || true
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .
