@@ -149,6 +149,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("log_search", ("slash",), "search", "search the log: text or /regex/", _S.LOG, 20),
     Action("search_next", ("n",), "next", "the next match", _S.LOG, 21),
     Action("search_previous", ("N",), "previous", "the match before", _S.LOG),
+    Action("pager", ("o",), "pager", "the whole log in $PAGER, or less", _S.LOG, 22),
     Action("log_copy", ("y",), "copy", "copy the visible lines", _S.LOG),
     Action("submit", ("enter",), "submit", "submit the task", _S.FORM, 1),
     Action("form_next", ("tab", "down"), "next field", "the next field", _S.FORM, 2),

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 
 from rich.color import Color
 from rich.style import Style
@@ -40,12 +40,11 @@ def visible(line: bytes) -> str:
     return shown.decode("utf-8", "replace")
 
 
-def spans(text: str) -> list[Span]:
-    """Runs of text with their style; the texts hold no control character and no tab."""
+def spans(text: str, style: Style = _NULL) -> list[Span]:
+    """Runs of text with their style, which begins as ``style``; no control characters, no tabs in them."""
     if text.isascii() and text.isprintable():
-        return [(text, _NULL)] if text else []
+        return [(text, style)] if text else []
     found: list[Span] = []
-    style = _NULL
     position = column = 0
     for match in _SEQUENCE.finditer(text):
         column = _add(found, text[position : match.start()], style, column)
@@ -53,6 +52,35 @@ def spans(text: str) -> list[Span]:
         if match["sgr"] is not None:
             style = _applied(style, match["sgr"])
     _add(found, text[position:], style, column)
+    return found
+
+
+def style_after(line: bytes, style: Style) -> Style:
+    """The style that the next line begins with: colours last until somebody changes them."""
+    if b"\x1b[" in line:
+        for match in _SEQUENCE.finditer(line.decode("utf-8", "replace")):
+            if match["sgr"] is not None:
+                style = _applied(style, match["sgr"])
+    return style
+
+
+def highlighted(parts: list[Span], wanted: re.Pattern[bytes], mark: Style) -> list[Span]:
+    """Spans with what matches a search marked."""
+    text = "".join(part for part, _ in parts)
+    encoded = text.encode("utf-8", "replace")
+    edges = [
+        tuple(len(encoded[:end].decode("utf-8", "replace")) for end in match.span())
+        for match in wanted.finditer(encoded)
+        if match.end() > match.start()
+    ]
+    found: list[Span] = []
+    at = 0
+    for part, style in parts:
+        cuts = {at, at + len(part)} | {e for pair in edges for e in pair if at < e < at + len(part)}
+        for start, end in pairwise(sorted(cuts)):
+            hit = any(first <= start < last for first, last in edges)
+            found.append((text[start:end], style + mark if hit else style))
+        at += len(part)
     return found
 
 

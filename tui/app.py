@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Coroutine
 from functools import partial
@@ -49,10 +50,18 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             self.add_mode(name, partial(self._made, name))
         self._view = self._previous = "overview"
         self._notice: tuple[float, str, str] = (0.0, "", "")
+        self._held: set[int] = set()
 
     def on_mount(self) -> None:
         self.set_interval(1.0, self._tick)
-        self.call_after_refresh(self._start_feed)
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        """After the first paint."""
+        if not gc.isenabled():
+            gc.freeze()  # modules stay: the collector need not look through them again and again
+            gc.enable()
+        self._start_feed()
 
     def _start_feed(self) -> None:
         if self._feeding is not None:
@@ -63,13 +72,23 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
     def _notify_changes(self, changes: Changes) -> None:
         self.post_message(ClusterChanged(changes))
 
+    @property
+    def front(self) -> ClusterScreen | None:
+        """The screen in front, if it draws from the mirror and is made already; it draws all when it is."""
+        stack = self.screen_stack  # empty while the program ends
+        screen = stack[-1] if stack else None
+        return screen if isinstance(screen, ClusterScreen) and screen.is_mounted else None
+
     def on_cluster_changed(self, message: ClusterChanged) -> None:
-        if isinstance(self.screen, ClusterScreen):
-            self.screen.apply(message.changes)
+        if (screen := self.front) is not None:
+            screen.apply(message.changes)
+            held = set(self.session.mirror.held)
+            if held != self._held:
+                self._held = held
+                self.show_notice()
 
     def _tick(self) -> None:
-        screen = self.screen
-        if not isinstance(screen, ClusterScreen):
+        if (screen := self.front) is None:
             return
         if not self.session.frozen:
             screen.tick()
@@ -141,15 +160,14 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
     def show_notice(self) -> None:
         """The undo window while it is open, else the last notice while it is fresh."""
-        screen = self.screen
-        if not isinstance(screen, ClusterScreen):
+        if (screen := self.front) is None:
             return
         held = self.session.still_held()
         until, text, tone = self._notice
         if held:
             names = ", ".join(map(str, list(held)[:8])) + ("…" if len(held) > 8 else "")
             screen.put_notice(
-                f"killing {names} in {max(1, round(min(held.values())))} s: u takes it back", "warn"
+                f"killing {names} in {min(60, max(1, round(min(held.values()))))} s: u takes it back", "warn"
             )
         else:
             screen.put_notice(text if time.monotonic() < until else "", tone)
@@ -233,8 +251,8 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
     def action_freeze(self) -> None:
         self.session.frozen = not self.session.frozen
-        if isinstance(self.screen, ClusterScreen):
-            self.screen.apply(Changes(reset=True, link=True))
+        if (screen := self.front) is not None:
+            screen.apply(Changes(reset=True, link=True))
 
     def action_refetch(self) -> None:
         if self.session.mirror.status.link == "live":
@@ -262,4 +280,5 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
 def run(endpoint: Endpoint) -> int:
     """The TUI on this terminal until somebody quits; returns the exit status."""
+    gc.disable()  # until the first paint
     return HakuRiverApp(endpoint).run() or 0

@@ -27,7 +27,5 @@ def submit_line(body: Mapping[str, Any]) -> str:
 
 
 def verb_line(verb: str, tasks: Collection[int]) -> str:
-    """The command line of an act on tasks; a comment where the CLI has none (it holds no kill back)."""
-    if verb == "unkill":
-        return f"# DELETE /api/tasks/{','.join(map(str, tasks))}/kill"
-    return f"hakuriver task {verb} {','.join(map(str, tasks))}"
+    """The command line of an act on tasks."""
+    return f"hakuriver task {'kill --undo' if verb == 'unkill' else verb} {','.join(map(str, tasks))}"

@@ -21,7 +21,7 @@ _TERM = re.compile(r"(?P<not>-?)(?:/(?P<regex>(?:[^/\\]|\\.)*)(?:/|\Z)|(?P<word>
 
 @dataclass(frozen=True)
 class Grammar(Generic[Row]):
-    """What a kind of row offers to filters: named fields, and the text that free terms look at."""
+    """What a kind of row offers to filters: named fields, and the lower-case text that free terms look at."""
 
     fields: Mapping[str, Values[Row]]
     text: Callable[[Row], str]
@@ -53,7 +53,7 @@ class Grammar(Generic[Row]):
 
     def _free(self, word: str) -> Test[Row]:
         wanted, text = word.lower(), self.text
-        return lambda row: wanted in text(row).lower()
+        return lambda row: wanted in text(row)
 
     def _field(self, field: str, value: str) -> Test[Row]:
         values = self.fields.get(field)
@@ -62,4 +62,16 @@ class Grammar(Generic[Row]):
         wanted = tuple(part for part in value.lower().split(",") if part)
         if not wanted:
             return lambda _: True
-        return lambda row: any(found.lower().startswith(wanted) for found in values(row))
+
+        known: dict[str, bool] = {}  # most fields have few values, and a large table asks for them very often
+
+        def test(row: Row) -> bool:
+            for found in values(row):
+                fits = known.get(found)
+                if fits is None:
+                    fits = known[found] = found.lower().startswith(wanted)
+                if fits:
+                    return True
+            return False
+
+        return test

@@ -23,7 +23,7 @@ class Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("command", "Command", "python train.py --lr 0.1    (no shell; sh -c '…' for one)"),
+    Field("command", "Command", "python train.py --lr 0.1   (a shell: sh -c '…')"),
     Field("target", "Target", "anywhere; node[:numa][::gpu,…], several with spaces"),
     Field("cores", "Cores", "1"),
     Field("memory", "Memory", "no cap; 512M, 4G, 4GiB"),

@@ -6,7 +6,6 @@ The mirror needs neither Textual nor a network; the feed needs anything that yie
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -17,6 +16,8 @@ from typing import Any, Protocol, cast
 
 from hakuriver.errors import HakuRiverError, Unreachable
 from hakuriver.views import ClusterView, NodeView, TaskView
+from tui.facts import held
+from tui.watch_lines import BadLine
 
 NOTIFY_INTERVAL = 0.25
 """Seconds between two notifications, at least."""
@@ -63,42 +64,76 @@ class Changes:
         )
 
 
-class BadLine(HakuRiverError):
-    """The host said something that is no watch line."""
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot line, put in order. Making one of a large line takes a while, so a thread may do it."""
 
-    code = "bad_watch_line"
+    cursor: str
+    cluster: ClusterView | None
+    nodes: dict[str, NodeView]
+    tasks: dict[int, TaskView]
+    task_states: Counter[str]
+    held: set[int]
+
+    @staticmethod
+    def of(line: dict[str, Any]) -> Snapshot:
+        """Raises BadLine."""
+        try:
+            tasks = {int(task["id"]): task for task in line["tasks"]}
+            return Snapshot(
+                cursor=str(line["cursor"]),
+                cluster=cast(ClusterView, line["cluster"]) if line.get("cluster") else None,
+                nodes={str(node["name"]): node for node in line["nodes"]},
+                tasks=tasks,
+                task_states=Counter(task["state"] for task in tasks.values()),
+                held={key for key, task in tasks.items() if held(task)},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _not_understood(error) from error
+
+
+def _not_understood(error: Exception) -> BadLine:
+    return BadLine(f"the host's stream holds a line that can't be understood: {error!r}")
 
 
 class Mirror:
-    """Nodes by name, tasks by id. ``apply`` is the only thing that changes them."""
+    """Nodes by name, tasks by id. ``apply`` is the only thing that changes them.
+
+    ``held``: the tasks with a kill that can still be taken back.
+    """
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeView] = {}
         self.tasks: dict[int, TaskView] = {}
         self.task_states: Counter[str] = Counter()
+        self.held: set[int] = set()
         self.cluster: ClusterView | None = None
         self.cursor: str | None = None
         self.status = Status(Link.CONNECTING, time.monotonic())
 
     def apply(self, line: object) -> Changes:
         """Take in one watch line; kinds of line that we don't know are skipped. Raises BadLine."""
+        if isinstance(line, Snapshot):
+            return self._replace(line)
         if not isinstance(line, dict):
             raise BadLine("the host's stream holds something that is no object")
         try:
             changes = self._apply(line)
             self.cursor = str(line["cursor"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadLine(f"the host's stream holds a line that can't be understood: {error!r}") from error
+            raise _not_understood(error) from error
         return changes
+
+    def _replace(self, by: Snapshot) -> Changes:
+        self.cluster = by.cluster or self.cluster
+        self.cursor, self.nodes, self.tasks = by.cursor, by.nodes, by.tasks
+        self.task_states, self.held = by.task_states, by.held
+        return Changes(reset=True)
 
     def _apply(self, line: dict[str, Any]) -> Changes:
         kind = line["type"]
         if kind == "snapshot":
-            self.cluster = cast(ClusterView, line["cluster"]) if line.get("cluster") else self.cluster
-            self.nodes = {str(node["name"]): node for node in line["nodes"]}
-            self.tasks = {int(task["id"]): task for task in line["tasks"]}
-            self.task_states = Counter(task["state"] for task in self.tasks.values())
-            return Changes(reset=True)
+            return self._replace(Snapshot.of(line))
         if kind == "task":
             return self._put_task(line["task"])
         if kind == "node":
@@ -115,11 +150,13 @@ class Mirror:
             self.task_states[old["state"]] -= 1
         self.task_states[state] += 1
         self.tasks[key] = task
+        (self.held.add if held(task) else self.held.discard)(key)
         return Changes(tasks=frozenset({key}))
 
     def _delete(self, line: dict[str, Any]) -> Changes:
         if "id" in line:
             gone = self.tasks.pop(line["id"], None)
+            self.held.discard(line["id"])
             if gone is not None:
                 self.task_states[gone["state"]] -= 1
             return Changes(tasks=frozenset({line["id"]}))
@@ -239,11 +276,3 @@ class Feed:
             await asyncio.wait_for(self._retry.wait(), delay)
         except TimeoutError:
             return
-
-
-def decode_line(line: bytes) -> object:
-    """One NDJSON line; raises BadLine."""
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise BadLine("the host's stream holds a line that is no JSON") from error

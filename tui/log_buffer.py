@@ -9,10 +9,17 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from rich.style import Style
+
+from tui.ansi import style_after
+
 MAX_BYTES = 24 * 2**20
 """Bytes kept; the end away from the reading goes first."""
 MAX_LINE = 16 * 1024
 """Longer lines are broken: a stream without line breaks must not become one line of a gigabyte."""
+_COLOURS_LAST = 500
+"""Lines that a colour nobody resets is followed over."""
+_RESET = re.compile(rb"\x1b\[0*m")
 _LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
@@ -126,6 +133,18 @@ class LogBuffer:
         del self.lines[:gone]
         self.start = self.lines[0].offset
         return gone
+
+    def style_at(self, index: int) -> Style:
+        """The colours that a line begins with: what the lines before left, back to one that resets them."""
+        first = index
+        while first > max(0, index - _COLOURS_LAST):
+            first -= 1
+            if _RESET.search(self.lines[first].data):
+                break
+        style = Style.null()
+        for line in self.lines[first:index]:
+            style = style_after(line.data, style)
+        return style
 
     def index(self, offset: int) -> int:
         """The line that holds a byte of the stream, or the nearest one here."""

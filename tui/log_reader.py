@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from hakuriver.errors import HakuRiverError, UsageError
@@ -103,6 +103,22 @@ class LogReader:
         self._take(got)
         self._moved.set()
         self._changed()
+
+    async def whole(self, most: int) -> AsyncIterator[bytes]:
+        """The last ``most`` bytes of the stream as it is now, in pieces."""
+        size = self.buffer.size
+        offset = first = max(0, size - most)
+        try:
+            while offset < size:
+                got = await self._read(offset=offset)
+                if not got.data:
+                    return
+                yield got.data
+                offset = got.offset + len(got.data)
+                self.progress = f"copying {(offset - first) * 100 // (size - first)} %"
+                self._changed()
+        finally:
+            self.progress = ""
 
     async def earlier(self) -> None:
         """More lines before the window."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -14,12 +16,16 @@ from hakuriver import endpoint as endpoints
 from hakuriver.errors import HakuRiverError
 from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, HEADER_SIZE, host_path
 from hakuriver.views import SubmitView, TaskView
-from tui.live import decode_line
+from tui import watch_lines
+from tui.live import Snapshot
 
 if TYPE_CHECKING:
     from hakuriver.aio import AsyncClient
 
 UNDO_SECONDS = 5
+_SMALL = 4096
+_AWAKE, _REST = 0.03, 0.1
+"""Seconds between two rests at least, and of a rest: a lone change is never late, of a flood some are."""
 LOG_WAIT = 20
 MAX_READ = 2**20
 
@@ -49,15 +55,24 @@ class Remote:
         client = await self._open()
         async with client.open("GET", host_path("watch"), query={"since": cursor}, timeout=60) as answer:
             waiting: list[bytes] = []
+            rested = 0.0
             async for part in answer.aiter_bytes():
                 # not aiter_lines: it also splits at U+2028 and the like, which may stand inside JSON text
                 *lines, rest = part.split(b"\n")
-                if lines:
-                    lines[0] = b"".join(waiting) + lines[0]
-                    waiting.clear()
+                for line in lines:
+                    waiting.append(line)
+                    if any(waiting):
+                        yield await self._decoded(waiting)
+                    waiting = []
                 waiting.append(rest)
-                for line in filter(None, lines):
-                    yield decode_line(line)
+                if len(part) < _SMALL and time.monotonic() - rested > _AWAKE:
+                    await asyncio.sleep(_REST)  # reading ten small changes at once costs little more than one
+                    rested = time.monotonic()
+
+    async def _decoded(self, parts: list[bytes]) -> object:
+        if sum(map(len, parts)) < watch_lines.LARGE:
+            return watch_lines.decode(b"".join(parts))
+        return await self.off_loop(_decoded_large, parts)
 
     async def task(self, task: int) -> TaskView:
         return cast(TaskView, await self._request("GET", host_path("task", id=task)))
@@ -113,6 +128,10 @@ class Remote:
         if self._client is not None:
             await self._client.aclose()
 
+    async def off_loop(self, work: Callable[..., Any], *arguments: object) -> Any:
+        """Run something that blocks for a moment, in a thread of ours."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
     async def _act(self, method: str, route: str, task: int, body: object = None) -> TaskView:
         return cast(TaskView, await self._request(method, host_path(route, id=task), body))
 
@@ -122,8 +141,7 @@ class Remote:
     async def _open(self) -> AsyncClient:
         async with self._opening:
             if self._client is None:
-                loop = asyncio.get_running_loop()
-                make = await loop.run_in_executor(self._pool, _client_type)
+                make = await self.off_loop(_client_type)
                 self._client = make(self.endpoint.url, self.endpoint.token)
             return self._client
 
@@ -131,9 +149,8 @@ class Remote:
         state = self.endpoint.state
         if state is None:
             return
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._pool, endpoints.local, state.root.parent)
+            found = await self.off_loop(endpoints.local, state.root.parent)
         except HakuRiverError:
             return  # what we know is as good as anything; the connection says what is wrong
         if found != self.endpoint:
@@ -147,6 +164,22 @@ def caller() -> dict[str, Any]:
     """Where a submission comes from, for clusters whose tasks run like commands typed here."""
     kept = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX") if name in os.environ}
     return {"workdir": os.getcwd(), "env": kept}  # noqa: PTH109
+
+
+def _decoded_large(parts: list[bytes]) -> object:
+    """For a thread of its own; what it makes is kept from the garbage collector.
+
+    Plain JSON has no cycles, so that nothing leaks; but going through some hundred thousand objects stops the
+    program for a third of a second, again and again.
+    """
+    gc.disable()
+    try:
+        found = watch_lines.decode(b"".join(parts))
+        is_snapshot = isinstance(found, dict) and found.get("type") == "snapshot"
+        return Snapshot.of(found) if isinstance(found, dict) and is_snapshot else found
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _client_type() -> type[AsyncClient]:

@@ -12,8 +12,9 @@ from hakuriver.errors import HakuRiverError
 from hakuriver.lifecycle import State
 from hakuriver.views import SubmitView, TaskView
 from tui.command_lines import submit_line, verb_line
+from tui.facts import instant
 from tui.live import Mirror
-from tui.remote import UNDO_SECONDS, Remote
+from tui.remote import Remote
 
 _AT_ONCE = 8
 _MAX_ACTS = 1000
@@ -38,7 +39,6 @@ class Session:
     mirror: Mirror = field(default_factory=Mirror)
     frozen: bool = False
     acts: list[Act] = field(default_factory=list)
-    held: dict[int, float] = field(default_factory=dict)  # task → monotonic time when its kill is carried out
     histories: dict[str, list[str]] = field(default_factory=dict)
     last_filter: str = ""
 
@@ -56,36 +56,38 @@ class Session:
         return bool(self.mirror.cluster and self.mirror.cluster["embedded"])
 
     def still_held(self) -> dict[int, float]:
-        """Kills that can be taken back, with the seconds that are left."""
-        now = time.monotonic()
-        self.held = {task: due for task, due in self.held.items() if due > now}
-        return {task: due - now for task, due in self.held.items()}
+        """Our kills that can be taken back, with about the seconds that are left.
+
+        The host says which: its clock and ours may differ, and another program may have asked.
+        """
+        mine = (self.mirror.tasks[key] for key in sorted(self.mirror.held))
+        now = time.time()
+        return {
+            task["id"]: max(0.0, instant(task["intent_due_at"] or "") - now)
+            for task in mine
+            if self.subject in (None, task["intent_by"])
+        }
 
     async def kill(self, tasks: Iterable[TaskView]) -> str:
         """Kill with time to take it back; returns one line of what became of it."""
-        ids = [task["id"] for task in tasks]
-        due = time.monotonic() + UNDO_SECONDS
-        done, line = await self._each("kill", ids, self.remote.kill, said="kill asked for:")
-        pending = {task["id"] for task in tasks if task["state"] == State.PENDING}
-        self.held |= {task: due for task in done if task not in pending}
-        return line
+        return await self._each(
+            "kill", [task["id"] for task in tasks], self.remote.kill, said="kill asked for:"
+        )
 
     async def undo(self) -> str:
         ids = list(self.still_held())
         if not ids:
             return "nothing to take back"
-        _, line = await self._each("unkill", ids, self.remote.unkill, said="kill taken back:")
-        self.held.clear()
-        return line
+        return await self._each("unkill", ids, self.remote.unkill, said="kill taken back:")
 
     async def pause_or_resume(self, tasks: Iterable[TaskView]) -> str:
         """Pause those that run; when none does, resume those that are paused."""
         running = [task["id"] for task in tasks if task["state"] == State.RUNNING]
         if running:
-            return (await self._each("pause", running, self.remote.pause, said="pause asked for:"))[1]
+            return await self._each("pause", running, self.remote.pause, said="pause asked for:")
         paused = [task["id"] for task in tasks if task["state"] == State.PAUSED]
         if paused:
-            return (await self._each("resume", paused, self.remote.resume, said="resume asked for:"))[1]
+            return await self._each("resume", paused, self.remote.resume, said="resume asked for:")
         return "only running or paused tasks can be paused or resumed"
 
     async def submit(self, body: dict[str, Any]) -> SubmitView:
@@ -108,8 +110,8 @@ class Session:
         call: Callable[[int], Awaitable[object]],
         *,
         said: str,
-    ) -> tuple[list[int], str]:
-        """The same for several tasks, a few at a time; the ids that worked and one line about all."""
+    ) -> str:
+        """The same for several tasks, a few at a time; one line about all."""
         act = self._begin(verb_line(verb, ids))
         limit = asyncio.Semaphore(_AT_ONCE)
 
@@ -129,7 +131,7 @@ class Session:
         parts = [f"{said} {names}"] if done else []
         parts += [f"{task}: {error.message}" for task, error in list(errors.items())[:3]]
         act.result = "; ".join(parts)
-        return done, act.result
+        return act.result
 
     def _begin(self, line: str) -> Act:
         act = Act(len(self.acts) + 1, time.time(), line)

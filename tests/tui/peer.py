@@ -234,8 +234,13 @@ class Peer:
         if id not in self.tasks:
             error = Conflict("it is gone")
             return JSONResponse(error.to_json(), error.http_status)
-        states = {"pause": {"state": "paused"}, "resume": {"state": "running"}}
-        self.put({**self.tasks[id], **states.get(verb, {})})
+        held = {"intent": "kill", "intent_by": "ann", "intent_due_at": "2026-01-31T12:00:05.000Z"}
+        changes: dict[str, Any] = {
+            "pause": {"state": "paused"},
+            "resume": {"state": "running"},
+            "kill": held if request.method == "POST" else dict.fromkeys(held),
+        }.get(verb, {})
+        self.put({**self.tasks[id], **changes})
         return JSONResponse(self.tasks[id])
 
     async def _submit(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hakuriver.errors import UsageError
 from tests.tui.peer import running, task
-from tui.facts import TASK_GRAMMAR
+from tui.catalog import TASK_GRAMMAR
 
 TASKS = [
     task(1, state="failed", owner="ann", node="n1", name="train", command=["python", "train.py"]),

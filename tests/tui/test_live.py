@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,17 +11,12 @@ from hypothesis import strategies as st
 
 from hakuriver.views import TaskView
 from tests.tui.peer import Peer, node, peer, running, task
-from tui.live import BadLine, Changes, Coalescer, Feed, Link, Mirror
+from tests.tui.use import until
+from tui.live import Changes, Coalescer, Feed, Link, Mirror
 from tui.remote import Remote
+from tui.watch_lines import BadLine
 
 STATES = ["pending", "running", "failed", "completed"]
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    """Wait for something to become true; fails the test when it doesn't."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from([*STATES, None])), max_size=60))
@@ -53,6 +47,20 @@ def test_snapshot_replaces_everything() -> None:
     assert set(mirror.nodes) == {"n1"}
     assert set(mirror.tasks) == {2}
     assert +mirror.task_states == {"running": 1}
+
+
+def test_kills_that_can_be_taken_back_are_known() -> None:
+    held = {"intent": "kill", "intent_by": "ann", "intent_due_at": "2026-01-31T12:00:05.000Z"}
+    mirror = Mirror()
+    mirror.apply(
+        {"type": "snapshot", "cursor": "1-1", "nodes": [], "tasks": [running(1, **held), running(2)]}
+    )
+    assert mirror.held == {1}
+    mirror.apply({"type": "task", "cursor": "1-2", "task": running(2, **held)})
+    mirror.apply({"type": "task", "cursor": "1-3", "task": running(1)})
+    assert mirror.held == {2}
+    mirror.apply({"type": "deleted", "cursor": "1-4", "id": 2})
+    assert mirror.held == set()
 
 
 @pytest.mark.parametrize(

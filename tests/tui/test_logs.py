@@ -10,12 +10,13 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.style import Style
 
 from hakuriver.errors import UsageError
 from tests.tui.peer import Peer, peer
-from tests.tui.test_live import until
+from tests.tui.use import until
 from tui import log_buffer
-from tui.ansi import plain, visible
+from tui.ansi import plain, spans, visible
 from tui.log_buffer import LogBuffer, split
 from tui.log_reader import LogReader, pattern
 from tui.remote import Remote
@@ -56,6 +57,16 @@ def test_lines_before_the_window_complete_it(parts: list[bytes], cut: int) -> No
         buffer.prepend(0, stream[:start])
         assert shown(buffer) == shown(whole)
         assert buffer.at_start
+
+
+def test_colours_last_over_line_breaks() -> None:
+    buffer = LogBuffer()
+    stream = b"plain\n\x1b[31mred\nstill red\n\x1b[1mand bold\nboth\n\x1b[0mnone\nnone\n"
+    buffer.append(0, stream, len(stream), ended=True)
+    red, bold = Style(color="color(1)"), Style(color="color(1)", bold=True)
+    styles = [buffer.style_at(index) for index in range(len(buffer.lines))]
+    assert styles == [Style.null(), Style.null(), red, red, bold, bold, Style.null()]
+    assert spans("still red", styles[2]) == [("still red", red)]
 
 
 def test_lines_without_an_end_are_broken() -> None:

@@ -1,12 +1,13 @@
 """Sends only cells that changed: over SSH a repainted but unchanged line costs nothing.
 
-The one place that leans on Textual's private compositor. When its shape is not what we know, or something
-goes wrong, it switches itself off and Textual writes as it always does.
+The one place that leans on Textual's private compositor. When its shape is not what we know, or working out
+a difference fails, it switches itself off, says so once in Textual's log, has the screen painted whole, and
+Textual writes as it always does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -29,6 +30,8 @@ else:
 
 Cell = tuple[str, str, str | None]
 """Text of one screen cell ('' for the right half of a wide character), its SGR codes, its link."""
+_SURPRISES = (AttributeError, TypeError, ValueError, LookupError)
+"""What another shape of Textual's data leads to."""
 _UNKNOWN: Cell = ("\0", "", None)
 _NEAR = 8
 """Unchanged cells between two changes that are cheaper to send than another cursor movement."""
@@ -146,13 +149,18 @@ def placed(update: object) -> Iterator[tuple[int, int, Strip]]:
 class _Diffed(CompositorUpdate):
     """A compositor update that sends only what differs from the grid."""
 
-    def __init__(self, update: CompositorUpdate, grid: Grid) -> None:
+    def __init__(self, update: CompositorUpdate, grid: Grid, failed: Callable[[Exception], None]) -> None:
         self._update = update
         self._grid = grid
+        self._failed = failed
 
     def render_segments(self, console: Console) -> str:
         colors = console._color_system or ColorSystem.TRUECOLOR
-        return "".join(self._grid.write(x, y, strip, colors) for x, y, strip in placed(self._update))
+        try:
+            return "".join(self._grid.write(x, y, strip, colors) for x, y, strip in placed(self._update))
+        except _SURPRISES as error:
+            self._failed(error)
+            return self._update.render_segments(console)
 
     def __rich_console__(self, *_: Any) -> Iterator[Segment]:
         yield Segment("")
@@ -168,10 +176,15 @@ class DiffedApp(App[ReturnType]):
         """The next frame is sent whole."""
         self._grid = None
 
+    def _give_up(self, error: Exception) -> None:
+        self.diffing, self._grid = False, None
+        self.log.error(f"the frame differ gives up: {error!r}")
+        self.call_later(self.screen.refresh)
+
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         if self.diffing and isinstance(renderable, (ChopsUpdate, LayoutUpdate)) and not self._batch_count:
             width, height = self.size
             if self._grid is None or (self._grid.width, self._grid.height) != (width, height):
                 self._grid = Grid(width, height)
-            renderable = _Diffed(renderable, self._grid)
+            renderable = _Diffed(renderable, self._grid, self._give_up)
         super()._display(screen, renderable)

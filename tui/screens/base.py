@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -13,7 +14,7 @@ from textual.screen import Screen
 from hakuriver.errors import UsageError
 from hakuriver.views import TaskView
 from tui.actions import Scope, available, bindings
-from tui.facts import command
+from tui.facts import command, headline
 from tui.filters import Grammar
 from tui.live import Changes, Link
 from tui.messages import PromptChanged, PromptClosed, SearchAsked
@@ -44,14 +45,19 @@ class ClusterScreen(Screen[None]):
         self.filter_text = ""
         self.only_problems = False
         self._searched = ""
+        # held here, not looked up: a notice or a change may come while the screen is made or torn down
+        self._top = Header(id="header")
+        self._banner = Banner(id="banner")
+        self._notice = Notice(id="notice")
+        self._bottom = Footer(id="footer")
 
     def compose(self) -> ComposeResult:
-        yield Header(id="header")
-        yield Banner(id="banner")
+        yield self._top
+        yield self._banner
         with Vertical(id="body"):
             yield from self.compose_body()
-        yield Notice(id="notice")
-        yield Footer(id="footer")
+        yield self._notice
+        yield self._bottom
 
     def compose_body(self) -> ComposeResult:
         yield from ()
@@ -66,6 +72,10 @@ class ClusterScreen(Screen[None]):
     def selected_tasks(self) -> list[TaskView]:
         """What verbs act on."""
         return []
+
+    def has_selection(self) -> bool:
+        """Whether there is anything that verbs could act on."""
+        return bool(self.selected_tasks())
 
     def refresh_data(self, changes: Changes) -> None:
         """Take in what changed in the mirror."""
@@ -88,20 +98,22 @@ class ClusterScreen(Screen[None]):
     def refresh_frame(self) -> None:
         mirror = self.session.mirror
         self.set_class(mirror.status.link is not Link.LIVE and mirror.status.ever_live, "-stale")
-        self.query_one(Header).show(mirror, self.session.label, self.VIEW, frozen=self.session.frozen)
-        self.query_one(Banner).show(mirror, self.session.remote.endpoint.url)
+        self._top.show(mirror, self.session.label, self.VIEW, frozen=self.session.frozen)
+        self._banner.show(mirror, self.session.remote.endpoint.url)
         self.show_footer()
 
     def show_footer(self) -> None:
-        self.query_one(Footer).show(self)
+        if self.query(Prompt):
+            self._bottom.show_typing()
+        else:
+            self._bottom.show(self)
 
     def say(self, text: str, tone: str = "info") -> None:
         """Something that people should read; it stays for some seconds."""
         self.hakuriver.notice(text, tone)
 
     def put_notice(self, text: str, tone: str) -> None:
-        for notice in self.query(Notice):  # none while the screen is still being made: the next tick shows it
-            notice.say(text, tone)
+        self._notice.say(text, tone)
 
     def on_screen_resume(self) -> None:
         self.apply(Changes(reset=True, link=True))
@@ -129,7 +141,7 @@ class ClusterScreen(Screen[None]):
         if action in ("filter", "problems"):
             return self.table is not None
         if action in ("logs", "new_from", "pause", "kill", "copy"):
-            return bool(self.selected_tasks())
+            return self.has_selection()
         if action == "undo":
             return bool(self.session.still_held())
         return True
@@ -140,7 +152,7 @@ class ClusterScreen(Screen[None]):
         if table is None or grammar is None:
             return ""
         try:
-            test = grammar.parse(self.filter_text)
+            test = replace(grammar, text=table.rows.remembered(grammar.text)).parse(self.filter_text)
         except UsageError as error:
             return f"{error.message}  {error.hint}"
         if self.only_problems and problem is not None:
@@ -157,6 +169,8 @@ class ClusterScreen(Screen[None]):
     def action_filter(self) -> None:
         value = self.filter_text or self.session.last_filter
         fields = self.GRAMMAR.fields if self.GRAMMAR else ()
+        if self.GRAMMAR is not None and self.table is not None:
+            self.table.get_ready(self.GRAMMAR.text)
         self.ask("filter", "/", value, lambda: [f"{field}:" for field in fields])
 
     def action_problems(self) -> None:
@@ -169,6 +183,7 @@ class ClusterScreen(Screen[None]):
             old.remove()
         history = self.session.histories.setdefault(kind, [])
         self.mount(Prompt(kind, sign, value, history, suggestions), before="#footer")
+        self.call_after_refresh(self.show_footer)
 
     def on_prompt_changed(self, message: PromptChanged) -> None:
         if message.kind == "filter":
@@ -216,6 +231,7 @@ class ClusterScreen(Screen[None]):
         """Undo one thing of this screen: prompt, range, filter, marks. False when there is none."""
         if prompts := self.query(Prompt):
             prompts.remove()
+            self.call_after_refresh(self.show_footer)
             return True
         table = self.table
         if table is not None and table.rows.range_from is not None:
@@ -263,7 +279,7 @@ class ClusterScreen(Screen[None]):
         tasks = self.selected_tasks()
         foreign = [task for task in tasks if self.session.subject not in (None, task["owner"])]
         lines = [
-            f"{task['id']:>6}  {task['state']:<10} {task['owner']:<10} {command(task)}" for task in tasks
+            f"{task['id']:>6}  {task['state']:<10} {task['owner']:<10} {headline(task)}" for task in tasks
         ]
         question = Question(
             f"Kill {len(tasks)} task{'s' * (len(tasks) != 1)} on {self.session.label}?",

@@ -15,10 +15,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from tui.actions import Action, Scope, bindings
+from tui.columns import Column
 from tui.filters import Grammar
 from tui.messages import Chosen
 from tui.plain import clean
-from tui.rows import Column, Rows
+from tui.rows import Rows
 from tui.session import Act
 from tui.widgets.table import Table
 
@@ -33,9 +34,9 @@ class Entry:
 
 
 _ENTRY_COLUMNS: tuple[Column[Entry], ...] = (
-    Column("keys", "KEY", 12, lambda e: e.action.shown_keys, lambda e: e.number, lambda _: "accent"),
-    Column("name", "ACTION", 16, lambda e: e.action.command, lambda e: e.action.command),
-    Column("help", "WHAT IT DOES", 20, lambda e: e.action.help, lambda e: e.action.help, flex=1),
+    Column("keys", "KEY", 8, lambda e: e.action.shown_keys, lambda e: e.number, lambda _: "accent", most=16),
+    Column("name", "ACTION", 10, lambda e: e.action.command, lambda e: e.action.command, most=16),
+    Column("help", "WHAT IT DOES", 40, lambda e: e.action.help, lambda e: e.action.help, flex=1),
     Column(
         "scope",
         "WHERE",
@@ -48,7 +49,7 @@ _ENTRY_COLUMNS: tuple[Column[Entry], ...] = (
 )
 _ENTRY_GRAMMAR = Grammar[Entry](
     {"where": lambda e: (str(e.action.scope),)},
-    lambda e: f"{e.action.command} {e.action.label} {e.action.help} {e.action.shown_keys}",
+    lambda e: f"{e.action.command} {e.action.label} {e.action.help} {e.action.shown_keys}".lower(),
 )
 _ACT_COLUMNS: tuple[Column[Act], ...] = (
     Column(
@@ -116,9 +117,10 @@ class ActionList(ListScreen):
     """Help (the list has the focus) and palette (the filter line has)."""
 
     def __init__(self, found: Sequence[tuple[Action, DOMNode]], *, palette: bool) -> None:
-        super().__init__("Palette" if palette else "What can be done here, enter does it")
+        super().__init__("Palette" if palette else "What can be done here: enter does it")
         rows: Rows[int, Entry] = Rows(lambda entry: entry.number, _ENTRY_COLUMNS, sort="keys")
-        self._entries = [Entry(i, action, node) for i, (action, node) in enumerate(found)]
+        nearest = sorted(found, key=lambda each: each[0].scope is Scope.APP)  # what is everywhere comes last
+        self._entries = [Entry(i, action, node) for i, (action, node) in enumerate(nearest)]
         self._palette = palette
         self.table: Table[int, Entry] = Table(rows, id="actions", empty=lambda: "no action is called that")
 
@@ -151,7 +153,7 @@ class ActionLog(ListScreen):
     """Everything that was done from here, as the command lines that do the same. Enter copies one."""
 
     def __init__(self, acts: Sequence[Act], copy: Callable[[str], None]) -> None:
-        super().__init__("What was done here, enter copies the command line")
+        super().__init__("What was done here: enter copies the command line")
         rows: Rows[int, Act] = Rows(lambda act: act.number, _ACT_COLUMNS, sort="at")
         self._acts = list(acts)
         self._copy = copy

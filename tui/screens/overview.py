@@ -12,34 +12,23 @@ from textual.timer import Timer
 
 from hakuriver.views import TaskView
 from tui.actions import Scope, bindings
-from tui.facts import TASK_COLUMNS, TASK_GRAMMAR, command, task_problem
+from tui.catalog import TASK_COLUMNS, TASK_GRAMMAR
+from tui.facts import task_problem
 from tui.filters import Grammar
 from tui.live import Changes
-from tui.messages import Chosen, Highlighted, LogMoved
+from tui.messages import Chosen, Highlighted
 from tui.rows import Rows
 from tui.screens.base import ClusterScreen
 from tui.session import Session
-from tui.widgets.bars import Lines
-from tui.widgets.log_view import LogView
+from tui.widgets.bars import Lines, pane_title
+from tui.widgets.log_pane import LogPane
 from tui.widgets.panels import NodePanels
 from tui.widgets.table import AnyTable, Table
-from tui.widgets.tones import Piece
 
 _BESIDE_FROM = 190
 _SHARES = (1, 2, 3, 4, 6)
 _SETTLE = 0.12
 """Seconds the cursor must rest on a task before its log is asked for."""
-
-
-def pane_title(name: str, facts: str, width: int) -> list[Piece]:
-    """A rule with the name of what stands below."""
-    facts = f" {facts} " if facts else " "
-    return [
-        ("── ", "muted"),
-        (name, "title"),
-        (facts, "muted"),
-        ("─" * max(0, width - len(name) - len(facts) - 3), "muted"),
-    ]
 
 
 def task_facts(screen: ClusterScreen, table: AnyTable) -> str:
@@ -64,6 +53,9 @@ class Overview(ClusterScreen):
         super().__init__(session)
         self.HORIZONTAL_BREAKPOINTS = [(0, "-below"), (_BESIDE_FROM, "-beside")]
         self.share = 1
+        self.panels = NodePanels(id="panels")
+        self._tasks_title = Lines(id="tasks-title")
+        self.pane = LogPane(session.remote, id="log-pane")
         self._resting: Timer | None = None
         self.tasks: Table[int, TaskView] = Table(
             Rows(lambda task: task["id"], TASK_COLUMNS, sort="id"),
@@ -72,14 +64,12 @@ class Overview(ClusterScreen):
         )
 
     def compose_body(self) -> ComposeResult:
-        yield NodePanels(id="panels")
+        yield self.panels
         with Container(id="split"):
             with Vertical(id="tasks-pane"):
-                yield Lines(id="tasks-title")
+                yield self._tasks_title
                 yield self.tasks
-            with Vertical(id="log-pane"):
-                yield Lines(id="log-title")
-                yield LogView(self.session.remote, id="log")
+            yield self.pane
 
     def on_mount(self) -> None:
         self.tasks.focus()
@@ -91,37 +81,36 @@ class Overview(ClusterScreen):
     def selected_tasks(self) -> list[TaskView]:
         return self.tasks.rows.selected()
 
+    def has_selection(self) -> bool:
+        return self.tasks.rows.any_selected
+
     def refresh_data(self, changes: Changes) -> None:
         mirror = self.session.mirror
         if changes.reset:
-            self.tasks.load(mirror.tasks)
+            self.tasks.sync(mirror.tasks)
         elif changes.tasks:
             self.tasks.update_rows({key: mirror.tasks.get(key) for key in changes.tasks})
         if changes.reset or changes.nodes or changes.link:
             self._show_nodes()
         self._show_titles()
         current = self.tasks.rows.current
-        log = self.query_one("#log", LogView)
+        log = self.pane.view
         if current is not None and log.shown is not None and current["id"] == log.shown[0]:
             log.show(current["id"], current["attempt"])  # a new attempt has a new log
 
     def _show_nodes(self) -> None:
         most = max(3, round(self.size.height * 0.3))
         empty = self.waiting_text("no node has joined yet: hakuriver up on a machine adds it")
-        self.query_one(NodePanels).show(self.session.mirror.nodes.values(), most=most, empty=empty)
+        self.panels.show(self.session.mirror.nodes.values(), most=most, empty=empty)
 
     def _show_titles(self) -> None:
-        title = self.query_one("#tasks-title", Lines)
+        title = self._tasks_title
         title.put(pane_title("Tasks", task_facts(self, self.tasks), title.size.width or self.size.width))
         self._show_log_title()
 
     def _show_log_title(self) -> None:
-        log, title = self.query_one("#log", LogView), self.query_one("#log-title", Lines)
-        task = self.tasks.rows.all.get(log.shown[0]) if log.shown else None
-        name = f"{log.stream_name} of {task['id']}" if task else "Log"
-        facts = " · ".join(filter(None, (log.title, command(task) if task else "")))
-        width = title.size.width or self.size.width
-        title.put(pane_title(name, facts[: max(0, width - len(name) - 8)], width))
+        shown = self.pane.view.shown
+        self.pane.describe(self.tasks.rows.all.get(shown[0]) if shown else None)
 
     def tick(self) -> None:
         self.tasks.tick()
@@ -143,10 +132,7 @@ class Overview(ClusterScreen):
 
     def _show_log(self) -> None:
         task = self.tasks.rows.current
-        self.query_one("#log", LogView).show(task["id"] if task else None, task["attempt"] if task else 1)
-        self._show_log_title()
-
-    def on_log_moved(self, _: LogMoved) -> None:
+        self.pane.view.show(task["id"] if task else None, task["attempt"] if task else 1)
         self._show_log_title()
 
     def on_chosen(self, message: Chosen) -> None:
@@ -157,10 +143,10 @@ class Overview(ClusterScreen):
             self.hakuriver.open_task(message.key)
 
     def on_screen_suspend(self) -> None:
-        self.query_one("#log", LogView).stop()
+        self.pane.view.stop()
 
     def on_screen_resume(self) -> None:
-        self.query_one("#log", LogView).start()
+        self.pane.view.start()
 
     def action_grow(self) -> None:
         self._resize_log(1)
@@ -170,7 +156,7 @@ class Overview(ClusterScreen):
 
     def _resize_log(self, step: int) -> None:
         self.share = max(0, min(len(_SHARES) - 1, self.share + step))
-        pane = self.query_one("#log-pane")
+        pane = self.pane
         pane.styles.height = pane.styles.width = f"{_SHARES[self.share]}fr"
         if not self.has_class("-beside"):
             pane.styles.width = "100%"

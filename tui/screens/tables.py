@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 
 from hakuriver.views import NodeView, TaskView
-from tui.facts import NODE_COLUMNS, NODE_GRAMMAR, TASK_COLUMNS, TASK_GRAMMAR, node_problem, task_problem
+from tui.catalog import NODE_COLUMNS, NODE_GRAMMAR, TASK_COLUMNS, TASK_GRAMMAR
+from tui.facts import node_problem, task_problem
 from tui.filters import Grammar
 from tui.live import Changes
 from tui.messages import Chosen, Highlighted
 from tui.rows import Rows
 from tui.screens.base import ClusterScreen
-from tui.screens.overview import pane_title, task_facts
+from tui.screens.overview import task_facts
 from tui.session import Session
-from tui.widgets.bars import Lines
+from tui.widgets.bars import Lines, pane_title
 from tui.widgets.table import AnyTable, Table
 
 
@@ -28,9 +29,10 @@ class TableScreen(ClusterScreen):
     def __init__(self, session: Session, table: AnyTable) -> None:
         super().__init__(session)
         self._table = table
+        self._heading = Lines(id="table-title")
 
     def compose_body(self) -> ComposeResult:
-        yield Lines(id="table-title")
+        yield self._heading
         yield self._table
 
     def on_mount(self) -> None:
@@ -40,9 +42,12 @@ class TableScreen(ClusterScreen):
     def table(self) -> AnyTable | None:
         return self._table
 
+    @property
+    def rows(self) -> Rows[Any, Any]:
+        return self._table.rows
+
     def show_title(self) -> None:
-        title = self.query_one("#table-title", Lines)
-        title.put(pane_title(self.NOUN, task_facts(self, self._table), self.size.width))
+        self._heading.put(pane_title(self.NOUN, task_facts(self, self._table), self.size.width))
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.show_title)
@@ -69,10 +74,13 @@ class Tasks(TableScreen):
     def selected_tasks(self) -> list[TaskView]:
         return self._table.rows.selected()
 
+    def has_selection(self) -> bool:
+        return self._table.rows.any_selected
+
     def refresh_data(self, changes: Changes) -> None:
         tasks = self.session.mirror.tasks
         if changes.reset:
-            self._table.load(tasks)
+            self._table.sync(tasks)
         elif changes.tasks:
             self._table.update_rows({key: tasks.get(key) for key in changes.tasks})
         self.show_title()
@@ -96,7 +104,7 @@ class Nodes(TableScreen):
     def refresh_data(self, changes: Changes) -> None:
         nodes = self.session.mirror.nodes
         if changes.reset:
-            self._table.load(nodes)
+            self._table.sync(nodes)
         elif changes.nodes:
             self._table.update_rows({name: nodes.get(name) for name in changes.nodes})
         self.show_title()

@@ -12,12 +12,11 @@ from hakuriver.units import format_cores, format_size
 from hakuriver.views import AttemptView, TaskView
 from tui.facts import clock, command, detail, elapsed, symbol, task_gpus, tone
 from tui.live import Changes
-from tui.messages import LogMoved
 from tui.plain import clean, fit
 from tui.screens.base import ClusterScreen
-from tui.screens.overview import pane_title
 from tui.session import Session
-from tui.widgets.bars import Lines
+from tui.widgets.bars import Lines, pane_title
+from tui.widgets.log_pane import LogPane
 from tui.widgets.log_view import LogView
 from tui.widgets.tones import Piece
 
@@ -29,15 +28,16 @@ class LogScreen(ClusterScreen):
 
     VIEW = "tasks"
     BINDINGS: ClassVar[list[BindingType]] = []
+    EXPLAINS: ClassVar[bool] = True
 
     def __init__(self, session: Session, task: TaskView) -> None:
         super().__init__(session)
         self.task_id = task["id"]
         self._shown = task
+        self.pane = LogPane(session.remote, id="log-pane", explains=self.EXPLAINS)
 
     def compose_body(self) -> ComposeResult:
-        yield Lines(id="log-title")
-        yield LogView(self.session.remote, id="log")
+        yield self.pane
 
     def on_mount(self) -> None:
         self.log_view.show(self.task_id, self._shown["attempt"])
@@ -45,7 +45,7 @@ class LogScreen(ClusterScreen):
 
     @property
     def log_view(self) -> LogView:
-        return self.query_one("#log", LogView)
+        return self.pane.view
 
     def selected_tasks(self) -> list[TaskView]:
         return [self._shown]
@@ -57,19 +57,7 @@ class LogScreen(ClusterScreen):
             self.log_view.show(self.task_id, found["attempt"])
         if found is not None:
             self._shown = found
-        self.show_log_title()
-
-    def show_log_title(self) -> None:
-        task, log = self._shown, self.log_view
-        name = f"{log.stream_name} of {task['id']}"
-        facts = " · ".join(filter(None, (task["state"], log.title, command(task))))
-        width = self.size.width
-        self.query_one("#log-title", Lines).put(
-            pane_title(name, fit(facts, max(0, width - len(name) - 8)).rstrip(), width)
-        )
-
-    def on_log_moved(self, _: LogMoved) -> None:
-        self.show_log_title()
+        self.pane.describe(self._shown)
 
     def on_screen_suspend(self) -> None:
         self.log_view.stop()
@@ -87,16 +75,22 @@ class LogScreen(ClusterScreen):
 class TaskScreen(LogScreen):
     """What is known of a task, above its log."""
 
+    EXPLAINS: ClassVar[bool] = False
+
     def __init__(self, session: Session, task: TaskView) -> None:
         super().__init__(session, task)
         self._attempts: list[AttemptView] = []
+        self._heading = Lines(id="task-title")
+        self._facts = Lines(id="facts")
+        self._attempts_heading = Lines(id="attempts-title")
+        self._attempts_lines = Lines(id="attempts")
         self._fetched = ("", 0)
 
     def compose_body(self) -> ComposeResult:
-        yield Lines(id="task-title")
-        yield Lines(id="facts")
-        yield Lines(id="attempts-title")
-        yield Lines(id="attempts")
+        yield self._heading
+        yield self._facts
+        yield self._attempts_heading
+        yield self._attempts_lines
         yield from super().compose_body()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -129,13 +123,13 @@ class TaskScreen(LogScreen):
     def _show_facts(self) -> None:
         task, width = self._shown, self.size.width
         title = f"Task {task['id']}" + (f" {clean(task['name'])}" if task["name"] else "")
-        self.query_one("#task-title", Lines).put(pane_title(title, "", width))
-        self.query_one("#facts", Lines).put(*_facts(task, width))
+        self._heading.put(pane_title(title, "", width))
+        self._facts.put(*_facts(task, width))
         rows = [_attempt(each) for each in self._attempts]
-        self.query_one("#attempts-title", Lines).put(
+        self._attempts_heading.put(
             *([pane_title("Attempts", str(len(rows)), width)] if len(rows) > 1 else [])
         )
-        self.query_one("#attempts", Lines).put(*(rows[-6:] if len(rows) > 1 else []))
+        self._attempts_lines.put(*(rows[-6:] if len(rows) > 1 else []))
 
 
 def _facts(task: TaskView, width: int) -> list[list[Piece]]:
@@ -158,7 +152,8 @@ def _facts(task: TaskView, width: int) -> list[list[Piece]]:
         ("batch", f"{task['batch']}" + (f"   tags {clean(' '.join(task['tags']))}" if task["tags"] else "")),
         ("times", times),
     ]
-    lines: list[list[Piece]] = [_fact("state", state), _fact("command", [(command(task), "title")])]
+    argv = fit(command(task), width - _LABEL - 2).rstrip()
+    lines: list[list[Piece]] = [_fact("state", state), _fact("command", [(argv, "title")])]
     if task["workdir"]:
         pairs.append(("folder", clean(task["workdir"])))
     if width < 110:

@@ -21,8 +21,19 @@ _WAITING = (State.PENDING, State.ASSIGNED, State.PREPARING)
 _WRONG = (State.FAILED, State.KILLED_OOM, State.TIMED_OUT, State.LOST)
 
 
+def pane_title(name: str, facts: str, width: int) -> list[Piece]:
+    """A rule with the name of what stands below."""
+    facts = f" {facts} " if facts else " "
+    return [
+        ("── ", "muted"),
+        (name, "title"),
+        (facts, "muted"),
+        ("─" * max(0, width - len(name) - len(facts) - 3), "muted"),
+    ]
+
+
 class Lines(Drawn):
-    """A widget of whole lines that are put into it."""
+    """A widget of whole lines that are put into it, at any time: before it is mounted they wait."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -32,10 +43,15 @@ class Lines(Drawn):
     def put(self, *lines: list[Piece]) -> None:
         """Show these lines; the widget is as high as there are."""
         self._pieces = list(lines)
+        if not self.is_attached:
+            return
         self.display = bool(lines)
         if lines:
             self.styles.height = len(lines)
         self._draw()
+
+    def on_mount(self) -> None:
+        self.put(*self._pieces)
 
     def on_resize(self) -> None:
         self._strips = []
@@ -125,6 +141,11 @@ class Notice(Lines):
 
 class Footer(Lines):
     """The most useful keys here and now, from the action table."""
+
+    def show_typing(self) -> None:
+        """While the prompt has the keyboard, other keys are text."""
+        keys = (("enter", "done"), ("esc", "give up"), ("→", "complete"), ("↑", "what was typed before"))
+        self.put([piece for key, does in keys for piece in ((f" {key}", "accent"), (f" {does} ", "muted"))])
 
     def show(self, screen: ClusterScreen) -> None:
         width = self.size.width or self.app.size.width

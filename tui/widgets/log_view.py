@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import pairwise
 from typing import ClassVar
 
 from rich.cells import cell_len, chop_cells
@@ -19,13 +18,14 @@ from textual.worker import Worker
 from hakuriver.errors import HakuRiverError, UsageError
 from hakuriver.units import format_size
 from tui.actions import Scope, bindings
-from tui.ansi import Span, spans, visible
+from tui.ansi import highlighted, spans, style_after, visible
 from tui.log_buffer import Line
 from tui.log_reader import LogReader, pattern
 from tui.messages import LogMoved, SearchAsked
 from tui.remote import Remote
-from tui.widgets.tones import Drawn, differing
+from tui.widgets.tones import Drawn, Piece, differing
 
+_PLAIN = Style.null()
 _Place = tuple[int, int]
 """Index of a line in the buffer, and the row inside it (when it is wrapped)."""
 
@@ -40,10 +40,12 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
         super().__init__(id=id)
         self.following = True
         self.wrapped = False
-        self.stream_name = "stdout"
+        self.stream_name = self._chosen = "stdout"
         self.shown: tuple[int, int] | None = None  # task, attempt
         self.reader: LogReader | None = None
         self.note = ""
+        self.excuse: Piece = ("", "")  # why there is nothing to read
+        self._both_empty = False
         self._remote = remote
         self._reading: Worker[None] | None = None
         self._fetching: Worker[None] | None = None
@@ -58,10 +60,11 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
 
     def show(self, task: int | None, attempt: int = 1, stream: str | None = None) -> None:
         """Read this attempt of a task from now on; None empties the view."""
-        stream = stream or self.stream_name
         wanted = None if task is None else (task, attempt)
-        if wanted == self.shown and stream == self.stream_name:
+        if wanted == self.shown and stream in (None, self.stream_name):
             return
+        self._both_empty = False
+        stream = stream or self._chosen
         self.stop()
         self.shown, self.stream_name, self.reader = wanted, stream, None
         self._at = self._row = self._indent = 0
@@ -77,7 +80,7 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
         if self.reader is None:
             task, attempt = self.shown
             read = partial(self._remote.read_log, task, self.stream_name, attempt=attempt)
-            self.reader = LogReader(read, self.redraw)
+            self.reader = LogReader(read, self._has_read)
         self._reading = self.run_worker(self.reader.run(), group="log")
 
     def stop(self) -> None:
@@ -86,6 +89,16 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
             if worker is not None:
                 worker.cancel()
         self._reading = self._fetching = None
+
+    def _has_read(self) -> None:
+        assert self.reader is not None and self.shown is not None
+        buffer = self.reader.buffer
+        if buffer.loaded and buffer.ended and not buffer.size:
+            if self.stream_name == self._chosen == "stdout":
+                self.show(*self.shown, stream="stderr")  # what a failed command says is there
+                return
+            self._both_empty = self._chosen == "stdout"
+        self.redraw()
 
     @property
     def reading(self) -> bool:
@@ -117,46 +130,51 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
             return []
         lines = self.reader.buffer.lines
         if not lines:
-            return [
-                Strip.blank(width, self.rich_style),
-                self.strip([(f"  {self._nothing()}", "muted")], width),
-            ]
+            return [Strip.blank(width, self.rich_style), self.strip([self._nothing()], width)]
         if self.following:
             index, row = self._up_from((len(lines), 0), height)
             self._at, self._row = lines[index].offset, row
         else:
             index, row = self._place()
         found: list[Strip] = []
+        style = self.reader.buffer.style_at(index)
         while index < len(lines) and len(found) < height:
-            found += self._rows_of(lines[index], width)[row:]
+            found += self._rows_of(lines[index], width, style)[row:]
+            style = style_after(lines[index].data, style)
             index, row = index + 1, 0
         return [*found[:height], *[Strip.blank(width, self.rich_style)] * (height - len(found))]
 
-    def _nothing(self) -> str:
+    def _nothing(self) -> Piece:
+        """What stands where there is no output: why, as far as anybody knows."""
         assert self.reader is not None
-        if self.reader.trouble:
-            return self.reader.trouble
+        excuse, tone = self.excuse
+        if self.reader.trouble and not excuse:
+            return f"  {self.reader.trouble}", "warn"
+        if excuse:
+            return f"  {excuse}", tone
         if not self.reader.buffer.loaded:
-            return "reading…"
-        return (
-            f"{self.stream_name} is empty"
-            if self.reader.buffer.ended
-            else f"nothing on {self.stream_name} yet"
-        )
+            return "  reading…", "muted"
+        if self._both_empty:
+            return "  it wrote nothing to stdout or stderr", "muted"
+        if self.reader.buffer.ended:
+            return f"  {self.stream_name} is empty", "muted"
+        return f"  nothing on {self.stream_name} yet", "muted"
 
-    def _rows_of(self, line: Line, width: int) -> list[Strip]:
-        key = (line.offset, line.end, line.data[-64:], width, self.wrapped, self._indent, self._wanted)
+    def _rows_of(self, line: Line, width: int, style: Style = _PLAIN) -> list[Strip]:
+        """The rows of a line that begins in a style; how many they are doesn't depend on that."""
+        key = (line.offset, line.end, line.data[-64:], width, self.wrapped, self._indent, self._wanted, style)
         rows = self._laid_out.get(key)
         if rows is None:
             if len(self._laid_out) > 2000:
                 self._laid_out.clear()
-            rows = self._laid_out[key] = self._draw(line, width)
+            rows = self._laid_out[key] = self._draw(line, width, style)
         return rows
 
-    def _draw(self, line: Line, width: int) -> list[Strip]:
+    def _draw(self, line: Line, width: int, style: Style) -> list[Strip]:
         base = self.rich_style
-        text = visible(line.data)
-        parts = spans(text) if self._wanted is None else self._highlighted(spans(text))
+        parts = spans(visible(line.data), style)
+        if self._wanted is not None:
+            parts = highlighted(parts, self._wanted, self.tone("mark") + Style(bold=True, reverse=True))
         segments = [Segment(part, base + style) for part, style in parts]
         whole = Strip(segments)
         if not self.wrapped:
@@ -169,32 +187,6 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
             rows.append(whole.crop(at, at + cells).adjust_cell_length(width, base))
             at += cells
         return rows
-
-    def _highlighted(self, parts: list[Span]) -> list[Span]:
-        """Spans with the matches of the search in the mark's colours."""
-        assert self._wanted is not None
-        text = "".join(part for part, _ in parts)
-        encoded = text.encode("utf-8", "replace")
-        edges = [
-            (
-                len(encoded[: match.start()].decode("utf-8", "replace")),
-                len(encoded[: match.end()].decode("utf-8", "replace")),
-            )
-            for match in self._wanted.finditer(encoded)
-            if match.end() > match.start()
-        ]
-        mark = self.tone("mark") + Style(bold=True, reverse=True)
-        found: list[Span] = []
-        at = 0
-        for part, style in parts:
-            cuts = sorted(
-                {at, at + len(part), *(e for pair in edges for e in pair if at < e < at + len(part))}
-            )
-            for start, end in pairwise(cuts):
-                hit = any(first <= start < last for first, last in edges)
-                found.append((text[start:end], style + mark if hit else style))
-            at += len(part)
-        return found
 
     # position
 
@@ -249,11 +241,11 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
             "end": self.reader.to_end,
             "offset": partial(self.reader.to_offset, offset),
         }
-        self._fetching = self.run_worker(self._errand(errands[what]()), group="log-errand")
+        self._fetching = self.run_worker(partial(self._errand, errands[what]), group="log-errand")
 
-    async def _errand(self, work: Awaitable[object]) -> None:
+    async def _errand(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
-            await work
+            await work()
         except HakuRiverError as error:
             self.note = error.message
         self.redraw()
@@ -298,7 +290,9 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
             return
         if self._fetching is not None and self._fetching.is_running:
             self._fetching.cancel()
-        self._fetching = self.run_worker(self._errand(self._find(self.reader, back=back)), group="log-errand")
+        self._fetching = self.run_worker(
+            partial(self._errand, partial(self._find, self.reader, back=back)), group="log-errand"
+        )
 
     @property
     def title(self) -> str:
@@ -308,25 +302,23 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
         buffer = self.reader.buffer
         if self.reader.trouble:
             return self.reader.trouble
-        place = "following" if self.following and not buffer.ended else ""
+        size = f"{buffer.size} B" if buffer.size < 1000 else format_size(buffer.size)
+        place = "following" if self.following and buffer.size and not buffer.ended else ""
         if not self.following and buffer.size:
-            place = f"{min(100, self._at * 100 // max(1, buffer.size))}% of {format_size(buffer.size)}"
+            place = f"{min(100, self._at * 100 // max(1, buffer.size))}% of {size}"
         elif buffer.size:
-            place = f"{place} {format_size(buffer.size)}".strip()
+            place = f"{place} {size}".strip()
         return " · ".join(
             filter(None, (place, "wrap" if self.wrapped else "", self.reader.progress or self.note))
         )
 
-    def visible_text(self) -> str:
-        return "\n".join(strip.text.rstrip() for strip in self._lines).rstrip("\n")
-
     async def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        event.stop()
         self._move(-3)
+        event.stop()
 
     async def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
-        event.stop()
         self._move(3)
+        event.stop()
 
     # actions
 
@@ -343,11 +335,9 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
         self._move(-max(1, self.size.height // 2))
 
     def action_log_top(self) -> None:
-        if self.reader is None:
-            return
         self.following = False
         self._at = self._row = 0
-        if not self.reader.buffer.at_start:
+        if self.reader is not None and not self.reader.buffer.at_start:
             self._fetch("offset", 0)
         self.redraw()
 
@@ -380,7 +370,8 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
     def action_stream(self) -> None:
         if self.shown is not None:
             self.following = True
-            self.show(*self.shown, stream="stderr" if self.stream_name == "stdout" else "stdout")
+            self._chosen = "stderr" if self.stream_name == "stdout" else "stdout"
+            self.show(*self.shown, stream=self._chosen)
 
     def action_log_search(self) -> None:
         self.post_message(SearchAsked(self.id or ""))
@@ -391,5 +382,17 @@ class LogView(Drawn, can_focus=True, inherit_bindings=False):
     def action_search_previous(self) -> None:
         self._search(back=True)
 
+    def action_pager(self) -> None:
+        if self.reader is not None and not (self._fetching and self._fetching.is_running):
+            self._fetching = self.run_worker(
+                partial(self._errand, partial(self._page, self.reader)), group="log-errand"
+            )
+
+    async def _page(self, reader: LogReader) -> None:
+        from tui import pager
+
+        self.note = await pager.page(self.app, reader, self._remote.off_loop, at_end=self.following)
+
     def action_log_copy(self) -> None:
-        self.app.copy_to_clipboard(self.visible_text())
+        lines = (strip.text.rstrip() for strip in self._lines)
+        self.app.copy_to_clipboard("\n".join(lines).rstrip("\n"))

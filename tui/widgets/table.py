@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import asyncio
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events
 from textual.binding import BindingType
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+from textual.worker import Worker
 
 from tui.actions import Scope, bindings
+from tui.columns import Column, wanted, widths
 from tui.messages import Chosen, Highlighted
 from tui.plain import fit
-from tui.rows import Column, Rows, widths
+from tui.rows import Rows
 from tui.widgets.tones import Drawn
 
 Key = TypeVar("Key", bound=Hashable)
@@ -23,6 +28,9 @@ Row = TypeVar("Row")
 _GAP = 2
 _GUTTER = 2
 _HEADER = 1
+_MANY = 4000
+_TURN = 0.008
+"""Seconds that arranging very many rows may take before other things have their turn."""
 _Signature = tuple[object, ...]
 
 
@@ -39,13 +47,23 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
         self._painted: list[_Signature] = []
         self._strips: dict[_Signature, Strip] = {}
         self._said: Key | None = None
+        self._arranging: Worker[None] | None = None
+        self._remembering: Worker[None] | None = None
+        self._needed: dict[str, int] = {}  # column → width of its longest text so far
+        self._sized: tuple[int, list[tuple[Column[Row], int]]] = (-1, [])
 
     # what others do to it
 
-    def load(self, rows: list[Row] | dict[Key, Row]) -> None:
+    def load(self, rows: Iterable[Row]) -> None:
         """Replace all rows."""
         anchor = self._anchor()
-        self.rows.load(rows.values() if isinstance(rows, dict) else rows)
+        self.rows.load(rows)
+        self._settle(anchor)
+
+    def sync(self, rows: Mapping[Key, Row]) -> None:
+        """Show these rows; cheap when most of them are here already."""
+        anchor = self._anchor()
+        self.rows.sync(rows)
         self._settle(anchor)
 
     def update_rows(self, changed: Mapping[Key, Row | None]) -> None:
@@ -59,6 +77,29 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
     def filter_rows(self, test: Callable[[Row], bool] | None) -> None:
         self.rows.filter(test)
         self._settle(None)
+
+    def get_ready(self, text: Callable[[Row], str]) -> None:
+        """Somebody is about to type a filter: make the texts that it looks at, if there are very many."""
+        if len(self.rows.all) > _MANY:
+            remember = partial(self._remember, self.rows.remembered(text))
+            self._remembering = self.run_worker(remember, group="remember", exclusive=True)
+
+    async def _remember(self, text: Callable[[Row], str]) -> None:
+        rows = list(self.rows.all.values())
+        for start in range(0, len(rows), _MANY):
+            for row in rows[start : start + _MANY]:
+                text(row)
+            await asyncio.sleep(0)
+
+    async def _arrange(self) -> None:
+        """Go on with an arrangement that takes long, a little in each turn of the event loop."""
+        done = False
+        while not done:
+            await asyncio.sleep(0)
+            anchor = self._anchor()
+            done = self.rows.arrange(_TURN)
+        self._settle(anchor)
+        self._announce(always=True)
 
     def go_to(self, key: Key) -> None:
         if (index := self.rows.index(key)) is not None:
@@ -107,7 +148,32 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
         return key, self.rows.versions[key], key == self.rows.cursor, key in self.rows.marks, ticking
 
     def _columns(self, width: int) -> list[tuple[Column[Row], int]]:
-        return widths(self.rows.columns.values(), width - _GUTTER, _GAP)
+        if self._sized[0] != width:
+            columns = self.rows.columns.values()
+            self._sized = (width, widths(columns, width - _GUTTER, self._needed, _GAP))
+        return self._sized[1]
+
+    def _resized(self) -> bool:
+        """After a new measure: True when columns became wider and everything is drawn again."""
+        width, old = self._sized
+        self._sized = (-1, [])
+        if width < 0 or self._columns(width) == old:
+            return False
+        self._strips.clear()
+        self.refresh()
+        return True
+
+    def _measure(self, index: int) -> bool:
+        """Take the texts of a row into account; True when one is longer than all before."""
+        if index >= len(self.rows):
+            return False
+        row, grown = self.rows.row_at(index), False
+        for column in self.rows.columns.values():
+            if column.elastic and (cells := wanted(cell_len(column.text(row)))) > self._needed.get(
+                column.id, 0
+            ):
+                self._needed[column.id], grown = cells, True
+        return grown
 
     def _header(self, width: int) -> Strip:
         style = self.rich_style + self.tone("title")
@@ -122,19 +188,22 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
         return Strip(parts).adjust_cell_length(width, style)
 
     def _line(self, index: int, width: int) -> Strip:
+        if self._measure(index):  # the mouse wheel brought it into sight
+            self.call_later(self._resized)
         key = self.rows.key_at(index)
         row = self.rows.all[key]
         base = self.rich_style
+        _, ground = self.background_colors
         here, marked = key == self.rows.cursor, key in self.rows.marks
         if here:
-            base += self.tone("cursor" if self.has_focus else "mark")
+            base += self.tone("cursor" if self.has_focus else "mark", ground)
         parts = [
-            Segment("▌" if here else " ", base + self.tone("accent")),
-            Segment("◆" if marked else " ", base + self.tone("warn")),
+            Segment("▌" if here else " ", base + self.tone("accent", ground)),
+            Segment("◆" if marked else " ", base + self.tone("warn", ground)),
         ]
         for column, cells in self._columns(width):
             text = fit(column.text(row), cells, right=column.right) + " " * _GAP
-            parts.append(Segment(text, base + self.tone(column.tone(row))))
+            parts.append(Segment(text, base + self.tone(column.tone(row), ground)))
         return Strip(parts).adjust_cell_length(width, base)
 
     def _blank(self, y: int, width: int) -> Strip:
@@ -155,6 +224,9 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
 
     def _settle(self, anchor: tuple[Key, int] | None) -> None:
         """After a change of order: sizes, scroll position, cursor in sight, repaint."""
+        if self.rows.arranging:
+            self._arranging = self.run_worker(self._arrange, group="arrange", exclusive=True)
+            return
         self.virtual_size = Size(0, len(self.rows) + _HEADER)
         if anchor is not None and (index := self.rows.index(anchor[0])) is not None:
             self._scroll(index - anchor[1])
@@ -180,16 +252,21 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
     def repaint(self) -> None:
         """Refresh the lines that look different from what was painted last."""
         region = self.scrollable_content_region
-        for y in range(1, region.height):
-            if (
-                y >= len(self._painted)
-                or self._painted[y] != self._signature(y)
-                or (y == 2 and not len(self.rows))
-            ):
-                self.refresh(Region(0, y, region.width, 1))
+        changed = [
+            y
+            for y in range(1, region.height)
+            if y >= len(self._painted)
+            or self._painted[y] != self._signature(y)
+            or (y == 2 and not len(self.rows))
+        ]
+        longer = [y for y in changed if self._measure(self.first + y - _HEADER)]
+        if longer and self._resized():
+            return
+        for y in changed:
+            self.refresh(Region(0, y, region.width, 1))
 
-    def _announce(self, *, marks: bool = False) -> None:
-        if self.rows.cursor != self._said or marks:
+    def _announce(self, *, always: bool = False) -> None:
+        if self.rows.cursor != self._said or always:
             self._said = self.rows.cursor
             self.post_message(Highlighted(self.id or "", self.rows.cursor))
 
@@ -260,17 +337,17 @@ class Table(Drawn, ScrollView, Generic[Key, Row], can_focus=True, inherit_bindin
     def action_mark(self) -> None:
         self.rows.toggle_mark()
         self._move(1)
-        self._announce(marks=True)
+        self._announce(always=True)
 
     def action_range(self) -> None:
         self.rows.toggle_range()
         self.repaint()
-        self._announce(marks=True)
+        self._announce(always=True)
 
     def action_mark_all(self) -> None:
         self.rows.toggle_all()
         self.repaint()
-        self._announce(marks=True)
+        self._announce(always=True)
 
     def action_sort_left(self) -> None:
         self._sort_next(-1)

@@ -31,13 +31,17 @@ class Drawn(Widget):
         super().__init__(id=id)
         self._tones: dict[tuple[str, str, Color], Style] = {}
 
-    def tone(self, name: str) -> Style:
-        """The style of a tone, without a background unless the tone has one; nothing for unknown names."""
+    def tone(self, name: str, under: Color | None = None) -> Style:
+        """The style of a tone, without a background unless the tone has one; nothing for unknown names.
+
+        ``under``: our background, for those who ask often: finding it means asking all ancestors.
+        """
         if name not in NAMES:
             return Style.null()
         if name == "cursor" and self.app.theme == "river-16":
             return Style(bgcolor="#0000cd", bold=True)  # a shade of the primary would be black there
-        _, under = self.background_colors
+        if under is None:
+            _, under = self.background_colors
         key = (name, self.app.theme, under)
         if key not in self._tones:
             self._tones[key] = _blended(self.get_component_styles(f"tone--{name}"), under)
@@ -45,9 +49,10 @@ class Drawn(Widget):
 
     def strip(self, pieces: list[Piece], width: int, base: Style | None = None) -> Strip:
         """Pieces as one line of exactly ``width`` cells."""
-        under = self.rich_style if base is None else base
-        segments = [Segment(text, under + self.tone(tone)) for text, tone in pieces if text]
-        return Strip(segments).adjust_cell_length(width, under)
+        style = self.rich_style if base is None else base
+        _, ground = self.background_colors
+        segments = [Segment(text, style + self.tone(tone, ground)) for text, tone in pieces if text]
+        return Strip(segments).adjust_cell_length(width, style)
 
 
 def differing(old: list[Strip], new: list[Strip], width: int) -> list[Region]:

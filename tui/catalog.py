@@ -1,0 +1,295 @@
+"""The tables of tasks and nodes: their columns, and what filters know of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hakuriver.lifecycle import ENDED, LIVE, NodeState, State
+from hakuriver.units import format_cores, format_size
+from hakuriver.views import NodeView, TaskView
+from tui.columns import Column
+from tui.facts import (
+    brief,
+    clock,
+    command,
+    detail,
+    elapsed,
+    held,
+    held_cores,
+    held_memory,
+    symbol,
+    task_gpus,
+    task_problem,
+    tone,
+)
+from tui.filters import Grammar
+from tui.plain import clean
+
+_ORDER: dict[str, int] = {
+    state: place for place, state in enumerate((*(s for s in State if s in LIVE), *State))
+}
+
+
+def _state_text(task: TaskView) -> str:
+    text = clean("killing" if held(task) else task["state"]).replace("_", " ")
+    code = f" {task['exit_code']}" if task["state"] == State.FAILED and task["exit_code"] else ""
+    return f"{symbol(task['state'])} {text}{code}"
+
+
+def _size(size: int) -> str:
+    return format_size(size) if size else ""
+
+
+TASK_COLUMNS: tuple[Column[TaskView], ...] = (
+    Column("id", "ID", 5, lambda t: str(t["id"]), lambda t: t["id"], right=True, descending=True),
+    Column(
+        "state",
+        "STATE",
+        12,
+        _state_text,
+        lambda t: _ORDER.get(t["state"], 99),
+        lambda t: tone(t["state"]),
+    ),
+    Column("node", "NODE", 6, lambda t: clean(t["node"] or ""), lambda t: t["node"] or "", most=20, drop=1),
+    Column(
+        "name",
+        "NAME",
+        8,
+        lambda t: clean(t["name"] or ""),
+        lambda t: t["name"] or "",
+        lambda _: "accent",
+        most=36,
+        drop=3,
+        optional=True,
+    ),
+    Column(
+        "owner",
+        "OWNER",
+        6,
+        lambda t: clean(t["owner"]),
+        lambda t: t["owner"],
+        lambda _: "muted",
+        most=16,
+        drop=6,
+    ),
+    Column(
+        "cores",
+        "CPU",
+        4,
+        lambda t: format_cores(t["cores"]),
+        lambda t: t["cores"],
+        drop=5,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "memory",
+        "MEM",
+        5,
+        lambda t: _size(t["memory"]),
+        lambda t: t["memory"],
+        drop=5,
+        right=True,
+        descending=True,
+        optional=True,
+    ),
+    Column(
+        "gpus",
+        "GPU",
+        3,
+        task_gpus,
+        lambda t: len(t["gpus"]),
+        most=16,
+        drop=7,
+        descending=True,
+        optional=True,
+    ),
+    Column(
+        "time",
+        "TIME",
+        7,
+        elapsed,
+        lambda t: t["started_at"] or "",
+        drop=2,
+        right=True,
+        descending=True,
+        ticks=True,
+    ),
+    Column("command", "COMMAND", 18, brief, command, flex=3),
+    Column(
+        "detail",
+        "DETAIL",
+        20,
+        detail,
+        detail,
+        lambda t: "bad" if task_problem(t) else "muted",
+        flex=2,
+        drop=4,
+    ),
+)
+
+
+def _cpu(node: NodeView) -> float:
+    return node["usage"]["cpu_percent"] if node["usage"] else -1.0
+
+
+def _memory_used(node: NodeView) -> int:
+    return node["usage"]["memory_used"] if node["usage"] else -1
+
+
+def _gpus_held(node: NodeView) -> int:
+    return sum(gpu["task"] is not None for gpu in node["gpus"])
+
+
+def _node_state(node: NodeView) -> str:
+    return f"{symbol(node['state'])} {'drained' if node['drained'] else clean(node['state'])}"
+
+
+def _node_reason(node: NodeView) -> str:
+    if node["drained"]:
+        return clean(node["drain_reason"] or "drained")
+    if node["reason"]:
+        return clean(node["reason"])
+    return clean("; ".join(f"{name}: {why}" for name, why in sorted(node["unavailable"].items())))
+
+
+NODE_COLUMNS: tuple[Column[NodeView], ...] = (
+    Column("name", "NAME", 12, lambda n: clean(n["name"]), lambda n: n["name"], flex=1),
+    Column(
+        "state",
+        "STATE",
+        13,
+        _node_state,
+        lambda n: n["state"],
+        lambda n: "warn" if n["drained"] else tone(n["state"]),
+    ),
+    Column("tasks", "TASKS", 5, lambda n: str(n["tasks"]), lambda n: n["tasks"], right=True, descending=True),
+    Column(
+        "held", "CORES", 9, held_cores, lambda n: n["cores"] - n["cores_free"], right=True, descending=True
+    ),
+    Column(
+        "cpu", "CPU", 4, lambda n: f"{_cpu(n):.0f}%" if n["usage"] else "–", _cpu, right=True, descending=True
+    ),
+    Column(
+        "load",
+        "LOAD",
+        6,
+        lambda n: f"{n['usage']['load']:.2f}" if n["usage"] else "–",
+        lambda n: n["usage"]["load"] if n["usage"] else -1.0,
+        drop=4,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "memory",
+        "MEM HELD",
+        11,
+        held_memory,
+        lambda n: n["memory"] - n["memory_free"],
+        drop=2,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "used",
+        "USED",
+        5,
+        lambda n: format_size(_memory_used(n)) if n["usage"] else "–",
+        _memory_used,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "gpus",
+        "GPU",
+        5,
+        lambda n: f"{_gpus_held(n)}/{len(n['gpus'])}" if n["gpus"] else "–",
+        _gpus_held,
+        drop=1,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "numa",
+        "NUMA",
+        4,
+        lambda n: str(len(n["numa"]) or "–"),
+        lambda n: len(n["numa"]),
+        drop=5,
+        right=True,
+        descending=True,
+    ),
+    Column(
+        "executors",
+        "EXECUTORS",
+        15,
+        lambda n: clean(" ".join(n["executors"])),
+        lambda n: " ".join(n["executors"]),
+        lambda _: "muted",
+        drop=6,
+    ),
+    Column(
+        "seen",
+        "SEEN",
+        8,
+        lambda n: clock(n["seen_at"])[-8:],
+        lambda n: n["seen_at"] or "",
+        lambda _: "muted",
+        drop=7,
+        right=True,
+    ),
+    Column(
+        "reason",
+        "NOTE",
+        10,
+        _node_reason,
+        _node_reason,
+        lambda n: "bad" if n["state"] == NodeState.UNREACHABLE else "muted",
+        flex=3,
+        drop=3,
+    ),
+)
+
+
+def _task_text(task: TaskView) -> str:
+    return (
+        f"{task['id']} {' '.join(task['tags'])} {' '.join(map(str, task['command']))} {task['name'] or ''} "
+        f"{task['owner']} {task['node'] or ''} {task['reason']} {task['error'] or ''}"
+    ).lower()
+
+
+_STATE_WORDS: dict[str, tuple[str, ...]] = {
+    str(state): (str(state), "ended" if state in ENDED else "live") for state in State
+}
+
+
+def _task_states(task: TaskView) -> Iterable[str]:
+    return _STATE_WORDS.get(task["state"], (task["state"],))
+
+
+TASK_GRAMMAR = Grammar[TaskView](
+    {
+        "state": _task_states,
+        "owner": lambda t: (t["owner"],),
+        "node": lambda t: (t["node"] or "",),
+        "name": lambda t: (t["name"] or "",),
+        "tag": lambda t: t["tags"],
+        "id": lambda t: (str(t["id"]),),
+        "batch": lambda t: (str(t["batch"]),),
+        "kind": lambda t: (t["kind"],),
+        "executor": lambda t: (t["executor"] or "",),
+        "target": lambda t: (t["target"] or "",),
+    },
+    _task_text,
+)
+NODE_GRAMMAR = Grammar[NodeView](
+    {
+        "state": lambda n: (n["state"], "drained" if n["drained"] else ""),
+        "node": lambda n: (n["name"],),
+        "name": lambda n: (n["name"],),
+        "executor": lambda n: n["executors"],
+        "label": lambda n: [f"{key}={value}" for key, value in n["labels"].items()],
+        "gpu": lambda n: [gpu["model"] for gpu in n["gpus"]],
+    },
+    lambda n: " ".join((n["name"], n["state"], n["reason"], n["address"], *n["executors"])).lower(),
+)
