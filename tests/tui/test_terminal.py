@@ -31,7 +31,8 @@ class Program:
 
     async def start(self, host: Peer, *, argv: Sequence[str] = (), **environ: str) -> None:
         env = {
-            **os.environ,
+            # a test runner may export the size of another terminal
+            **{name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
             "TERM": "xterm-256color",
             "COLORTERM": "truecolor",
             "HAKURIVER_TOKEN": TOKEN,
