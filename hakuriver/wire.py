@@ -163,8 +163,12 @@ class AttemptSpec(Strict):
     stdin: bool = False
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON: equal exactly when two specs mean the same."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 of the canonical JSON: equal exactly when two specs mean the same.
+
+        Defaults are left out, so that a field added later doesn't change what was ordered before.
+        """
+        facts = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

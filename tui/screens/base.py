@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -18,14 +18,12 @@ from tui.facts import command, headline
 from tui.filters import Grammar
 from tui.live import Changes, Link
 from tui.messages import PromptChanged, PromptClosed, SearchAsked
+from tui.program import Program
 from tui.session import Session
 from tui.widgets.bars import Banner, Footer, Header, Notice
 from tui.widgets.log_view import LogView
 from tui.widgets.prompt import Prompt
 from tui.widgets.table import AnyTable
-
-if TYPE_CHECKING:
-    from tui.app import HakuRiverApp
 
 _ASK_COUNT_FROM = 6
 
@@ -86,8 +84,8 @@ class ClusterScreen(Screen[None]):
     # frame
 
     @property
-    def hakuriver(self) -> HakuRiverApp:
-        return cast("HakuRiverApp", self.app)
+    def hakuriver(self) -> Program:
+        return cast("Program", self.app)
 
     def apply(self, changes: Changes) -> None:
         """Draw what changed, unless the view is frozen."""

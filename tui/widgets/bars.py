@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
+from textual.screen import Screen
 from textual.strip import Strip
 
 from hakuriver.lifecycle import ENDED, State
@@ -12,9 +13,6 @@ from tui.actions import available, shown_key
 from tui.live import Link, Mirror
 from tui.plain import clean, fit
 from tui.widgets.tones import Drawn, Piece, differing, spread
-
-if TYPE_CHECKING:
-    from tui.screens.base import ClusterScreen
 
 VIEWS = (("1", "overview"), ("2", "nodes"), ("3", "tasks"))
 _WAITING = (State.PENDING, State.ASSIGNED, State.PREPARING)
@@ -147,7 +145,7 @@ class Footer(Lines):
         keys = (("enter", "done"), ("esc", "give up"), ("→", "complete"), ("↑", "what was typed before"))
         self.put([piece for key, does in keys for piece in ((f" {key}", "accent"), (f" {does} ", "muted"))])
 
-    def show(self, screen: ClusterScreen) -> None:
+    def show(self, screen: Screen[Any]) -> None:
         width = self.size.width or self.app.size.width
         shown = sorted((action for action, _ in available(screen) if action.footer), key=lambda a: a.footer)
         pieces: list[Piece] = []

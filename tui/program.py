@@ -1,0 +1,33 @@
+"""What screens may ask of the application that they stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from hakuriver.views import TaskView
+
+
+class Program(Protocol):
+    """The application, without its making: ``tui.app`` knows the screens, they know only this."""
+
+    def do(self, work: Coroutine[Any, Any, str]) -> None:
+        """Run an act in the background; its one line of outcome becomes the notice."""
+
+    def notice(self, text: str, tone: str = "info") -> None:
+        """Say something for a few seconds."""
+
+    def show_notice(self) -> None:
+        """Show again what is to be said now."""
+
+    def open_task(self, task: int) -> None:
+        """Everything about one task."""
+
+    def open_logs(self, task: TaskView) -> None:
+        """Its logs over the whole screen."""
+
+    def open_form(self, task: TaskView | None) -> None:
+        """Submit a new task, or one like ``task``."""
+
+    async def show_tasks_of(self, node: str) -> None:
+        """The task view, filtered to one node."""
