@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import tempfile
 import time
@@ -55,8 +56,15 @@ async def shoot(cluster: Cluster) -> None:
             await live(app, pilot)
             await pilot.press(*keys)
             await settle(pilot)
-            app.save_screenshot(f"{name}.svg", str(FOLDER))
+            picture = app.export_screenshot(title="HakuRiver", simplify=True)
+            (FOLDER / f"{name}.svg").write_text(_without_web_fonts(picture), "utf-8")
             print(f"screenshots/{name}.svg")
+
+
+def _without_web_fonts(picture: str) -> str:
+    """A picture that fetches nothing: the reader's own monospace font."""
+    picture = re.sub(r"@font-face \{.*?\}\n?", "", picture, flags=re.DOTALL)
+    return re.sub(r"font-family: [^;]*Fira Code[^;]*;", "font-family: DejaVu Sans Mono, monospace;", picture)
 
 
 async def live(app: HakuRiverApp, pilot: Pilot[int]) -> None:

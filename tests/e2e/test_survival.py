@@ -16,8 +16,9 @@ echo "pid $$"
 i=0
 while [ $i -lt 40 ]; do
   i=$((i + 1)); echo "line $i"; echo "error $i" >&2
-  [ -e "$1/$i" ] || sleep 0.1
+  sleep 0.05
 done
+while [ ! -e "$1" ]; do sleep 0.05; done
 exit 7
 """
 _OUT = "".join(f"line {number}\n" for number in range(1, 41))
@@ -26,11 +27,13 @@ _ERR = "".join(f"error {number}\n" for number in range(1, 41)).encode()
 
 @pytest.mark.parametrize("victims", [("runner",), ("host",), ("runner", "host")], ids="+".join)
 def test_a_process_task_does_not_notice(cluster: Cluster, tmp_path: Path, victims: tuple[str, ...]) -> None:
-    task = cluster.submit("sh", "-c", _SCRIPT, "sh", str(tmp_path), flags=["--cores", "0"])
+    gate = tmp_path / "gate"
+    task = cluster.submit("sh", "-c", _SCRIPT, "sh", str(gate), flags=["--cores", "0"])
     cluster.running(task)
     pid = int(until(lambda: cluster.log(task), "the first line").split()[1])
     cluster.kill9(*victims)
     os.kill(pid, 0)
+    gate.touch()
     (ended,) = cluster.wait(task)
     assert (ended["state"], ended["exit_code"], ended["attempt"]) == ("failed", 7, 1)
     assert cluster.log(task) == f"pid {pid}\n{_OUT}".encode()
@@ -39,15 +42,14 @@ def test_a_process_task_does_not_notice(cluster: Cluster, tmp_path: Path, victim
 
 @pytest.mark.docker
 @pytest.mark.parametrize("victims", [("runner",), ("host",), ("runner", "host")], ids="+".join)
-def test_a_docker_task_does_not_notice(
-    cluster: Cluster, busybox: str, tmp_path: Path, victims: tuple[str, ...]
-) -> None:
-    task = cluster.submit(
-        "sh", "-c", _SCRIPT, "sh", str(tmp_path), flags=["--cores", "0", "--image", busybox]
-    )
+def test_a_docker_task_does_not_notice(cluster: Cluster, busybox: str, victims: tuple[str, ...]) -> None:
+    gate = f"gate-{'-'.join(victims)}"
+    flags = ["--cores", "0", "--image", busybox]
+    task = cluster.submit("sh", "-c", _SCRIPT, "sh", f"/shared/{gate}", flags=flags)
     cluster.running(task)
     until(lambda: cluster.log(task), "the first line")
     cluster.kill9(*victims)
+    (cluster.layout.shared / gate).touch()
     (ended,) = cluster.wait(task)
     assert (ended["state"], ended["exit_code"], ended["attempt"]) == ("failed", 7, 1)
     assert cluster.log(task).partition(b"\n")[2] == _OUT.encode()
