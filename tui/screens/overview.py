@@ -110,7 +110,8 @@ class Overview(ClusterScreen):
 
     def _show_log_title(self) -> None:
         shown = self.pane.view.shown
-        self.pane.describe(self.tasks.rows.all.get(shown[0]) if shown else None)
+        # of the mirror, not of the table: that may be arranging its rows anew just now
+        self.pane.describe(self.session.mirror.tasks.get(shown[0]) if shown else None)
 
     def tick(self) -> None:
         self.tasks.tick()
