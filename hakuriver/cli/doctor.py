@@ -166,8 +166,10 @@ def _cgroup() -> Check:
     folder = Path("/sys/fs/cgroup") / (own or "").lstrip("/")
     if own is not None and (folder / "cgroup.controllers").exists() and os.access(folder, os.W_OK):
         return Check("cgroup", "ok", f"{folder} can be written")
+    if os.access("/sys/fs/cgroup/memory", os.W_OK):
+        return Check("cgroup", "ok", "the memory controller (version 1) can be written")
     return Check(
-        "cgroup", "warn", "no writable cgroup v2", "memory caps of process tasks are watched by measuring"
+        "cgroup", "warn", "none can be written", "memory caps of process tasks are watched by measuring"
     )
 
 

@@ -49,24 +49,27 @@ def parse(words: Sequence[str]) -> list[int | str]:
 _HINT = "write ids (7), lists (4,6), ranges (4-9), the name of a live task or @last"
 
 
-def resolve(context: Context, words: Sequence[str]) -> Ids:
-    """The task ids that are meant; raises UsageError, NotFound or Ambiguous. Numbers are not looked up."""
+def resolve(context: Context, words: Sequence[str], *, ended: bool = False) -> Ids:
+    """The task ids that are meant; raises UsageError, NotFound or Ambiguous. Numbers are not looked up.
+
+    With ``ended``, for verbs that only read, a name that no live task has means the newest that had it.
+    """
     parsed = parse(words)
     client = context.client()
-    ids = [part if isinstance(part, int) else _look_up(client, part) for part in parsed]
+    ids = [part if isinstance(part, int) else _look_up(client, part, ended=ended) for part in parsed]
     single = len(words) == 1 and re.search(r",|\A[0-9]+-", words[0]) is None
     return Ids(tuple(dict.fromkeys(ids)), single)
 
 
-def one(context: Context, word: str) -> int:
+def one(context: Context, word: str, *, ended: bool = False) -> int:
     """The one task that is meant."""
-    found = resolve(context, [word])
+    found = resolve(context, [word], ended=ended)
     if len(found.ids) != 1:
         raise UsageError(f"{word} means {len(found.ids)} tasks, this takes one")
     return found.ids[0]
 
 
-def _look_up(client: Client, name: str) -> int:
+def _look_up(client: Client, name: str, *, ended: bool) -> int:
     tasks = host_path("tasks")
     if name == LAST:
         query: Query = {"owner": "@me", "machine": "@me", "kind": "command", "limit": 1}
@@ -79,8 +82,10 @@ def _look_up(client: Client, name: str) -> int:
         raise Ambiguous(f"several live tasks are called {name}", hint="hakuriver task list --name shows them")
     if living:
         return int(living[0]["id"])
-    ended = client.request("GET", tasks, query={"name": name, "limit": 1})["items"]
-    hint = f"the last one of that name was {ended[0]['id']}" if ended else "hakuriver task list shows all"
+    last = client.request("GET", tasks, query={"name": name, "limit": 1})["items"]
+    if last and ended:
+        return int(last[0]["id"])
+    hint = f"the last one of that name was {last[0]['id']}" if last else "hakuriver task list shows all"
     raise NotFound(f"no live task is called {name}", hint=hint)
 
 

@@ -137,7 +137,7 @@ def _ids_option(parser: argparse.ArgumentParser) -> None:
 
 def show(context: Context, options: argparse.Namespace) -> int:
     """Everything about tasks."""
-    wanted = ids.resolve(context, options.ids)
+    wanted = ids.resolve(context, options.ids, ended=True)
     client = context.client()
 
     def get(each: int) -> Any:
@@ -219,7 +219,7 @@ def _logs_options(parser: argparse.ArgumentParser) -> None:
 
 def logs(context: Context, options: argparse.Namespace) -> int:
     """What a task printed."""
-    task = ids.one(context, options.id)
+    task = ids.one(context, options.id, ended=True)
     stream = "stderr" if options.stderr else "stdout"
     out = sink.to_stdout(stream, as_json=context.json)
     following = options.follow or options.exit_status
@@ -238,7 +238,7 @@ def _wait_options(parser: argparse.ArgumentParser) -> None:
 
 def wait(context: Context, options: argparse.Namespace) -> int:
     """Wait until tasks have ended; leaves with the first failing one's code."""
-    wanted = ids.resolve(context, options.ids)
+    wanted = ids.resolve(context, options.ids, ended=True)
     try:
         ended = follow.wait_ended(context, wanted.ids, options.timeout)
     except follow.WaitedTooLong as error:

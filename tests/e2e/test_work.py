@@ -178,3 +178,14 @@ def test_kill_pause_and_resume(cluster: Cluster, tmp_path: Path) -> None:
     assert (ended["state"], ended["signal"]) == ("killed", 15)
     assert cluster.cli("task", "kill", str(task)).code == 0, "killing what has ended is fine"
     assert cluster.cli("task", "pause", str(task)).code == 6
+
+
+def test_a_name_means_the_living_one_or_for_reading_the_newest(cluster: Cluster) -> None:
+    for code in (3, 4):
+        cluster.wait(cluster.submit("sh", "-c", f"echo {code}; exit {code}", flags=["--name", "again"]))
+    assert cluster.ok("task", "show", "again")["exit_code"] == 4
+    assert cluster.cli("task", "logs", "again").out == b"4\n"
+    assert cluster.cli("task", "wait", "again").code == 4
+    refused = cluster.cli("task", "kill", "again")
+    assert refused.code == 3
+    assert "no live task is called again" in refused.err
