@@ -68,12 +68,23 @@ class Timing:
     heartbeat_interval: float = _setting(5.0, "seconds between two heartbeats of a runner")
     heartbeat_timeout_factor: float = _setting(6.0, "a node is unreachable after interval × factor")
     kill_grace: float = _setting(10.0, "seconds between TERM and KILL")
+    lease: float = _setting(60.0, "seconds without the host after which a node ends tasks that may move on")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     max_queued: int = _setting(100_000, "pending tasks an owner may have; more are refused with 429")
     log_cap: int = _setting(2**30, "bytes kept of a log stream; the middle goes first (sizes such as 1GiB)")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    task_days: float = _setting(
+        90.0, "days after its end at which the host forgets a task and its log copies"
+    )
+    task_count: int = _setting(100_000, "ended tasks that the host keeps; the oldest go first")
+    attempt_days: float = _setting(30.0, "days for which a node keeps the folder of an ended attempt")
+    attempt_count: int = _setting(10_000, "ended attempts whose folders a node keeps; the oldest go first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
     docker: Docker = field(default_factory=Docker)
     origin: Mapping[str, str] = field(default_factory=dict)
 
@@ -111,6 +123,7 @@ _SECTIONS: dict[str, type] = {
     "policy": Policy,
     "timing": Timing,
     "limits": Limits,
+    "retention": Retention,
     "docker": Docker,
 }
 SETTINGS: dict[str, tuple[str, str, Any, str]] = {
@@ -127,8 +140,13 @@ _AT_LEAST: dict[str, float] = {
     "timing.heartbeat_interval": 0.05,
     "timing.heartbeat_timeout_factor": 2,
     "timing.kill_grace": 0,
+    "timing.lease": 1,
     "limits.max_queued": 1,
     "limits.log_cap": 65536,
+    "retention.task_days": 0,
+    "retention.task_count": 0,
+    "retention.attempt_days": 0,
+    "retention.attempt_count": 0,
 }
 _AT_MOST: dict[str, float] = {
     "network.host_port": 65535,
@@ -136,6 +154,9 @@ _AT_MOST: dict[str, float] = {
     "timing.heartbeat_interval": 3600,
     "timing.heartbeat_timeout_factor": 1000,
     "timing.kill_grace": 3600,
+    "timing.lease": 86400,
+    "retention.task_days": 36500,
+    "retention.attempt_days": 36500,
 }
 
 

@@ -58,6 +58,7 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("unkill", "DELETE", "/api/tasks/{id}/kill", _USER, "take back a kill that is still held"),
     Route("pause", "POST", "/api/tasks/{id}/pause", _USER, "ask for a pause"),
     Route("resume", "POST", "/api/tasks/{id}/resume", _USER, "ask for the end of a pause"),
+    Route("requeue", "POST", "/api/tasks/{id}/requeue", _USER, "move a task away from a node that is lost"),
     Route("intents", "POST", "/api/tasks/intents", _USER, "kill, unkill, pause or resume many tasks"),
     Route("signal", "POST", "/api/tasks/{id}/signal", _USER, "send a signal to a running task, now or never"),
     Route("stdin", "POST", "/api/tasks/{id}/stdin", _USER, "feed bytes to the standard input of a task"),

@@ -45,6 +45,7 @@ class TaskView(TypedDict):
     gpu_uuids: list[str]
     cores: float
     memory: int
+    on_node_loss: str  # "keep" | "requeue" | "fail"
     executor: str | None
     container: str | None
     image: str | None

@@ -77,6 +77,7 @@ Cores = Annotated[float, Field(ge=0, le=MAX_CORES)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 Executor = Literal["process", "docker", "systemd"]
 Stream = Literal["stdout", "stderr"]
+OnNodeLoss = Literal["keep", "requeue", "fail"]
 Verb = Literal["kill", "unkill", "pause", "resume"]
 
 
@@ -114,6 +115,7 @@ class SubmitRequest(Strict):
     name: TaskName | None = None
     tags: Annotated[list[Tag], Field(max_length=32)] = []
     stdin: bool = False
+    on_node_loss: OnNodeLoss = "keep"
     caller: Caller = Field(default_factory=Caller)
 
 
@@ -130,6 +132,12 @@ class IntentsRequest(KillRequest):
 
     verb: Verb
     tasks: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1, max_length=1000)]
+
+
+class RequeueRequest(Strict):
+    """``POST /api/tasks/{id}/requeue``: ``force`` also where nobody can tell whether it still runs."""
+
+    force: bool = False
 
 
 class SignalRequest(Strict):
@@ -161,6 +169,7 @@ class AttemptSpec(Strict):
     privileged: bool | None = None
     shm_size: Bytes | None = None
     stdin: bool = False
+    fenced: bool = False  # it ends by itself when its node hears nothing of the host for a lease
 
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal exactly when two specs mean the same.
@@ -278,12 +287,16 @@ class Registration(Strict):
     cluster: Text = ""
     address: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]-]+$")]
     facts: NodeFacts
+    high_water: Annotated[int, Field(ge=0, lt=2**63)] = 0  # highest task that this journal ever saw
 
 
 class RegistrationAnswer(Strict):
     cluster: str
     epoch: int
     heartbeat_interval: float
+    lease: float = (
+        60.0  # seconds that a fenced attempt may run after the last acknowledged heartbeat was sent
+    )
 
 
 class GpuUsage(Strict):
@@ -308,7 +321,8 @@ class Heartbeat(Strict):
     """``POST /api/nodes/{name}/heartbeat``.
 
     ``attempts`` are all without an acknowledged final report, as of ``journal_version``. The host draws no
-    conclusion from a heartbeat older than the version its order was answered with.
+    conclusion from a heartbeat older than the version its order was answered with. ``fences`` are the fenced
+    ones whose fence was just seen to be alive.
     """
 
     runner: str
@@ -316,6 +330,7 @@ class Heartbeat(Strict):
     journal_version: int
     attempts: list[tuple[int, int]]
     usage: NodeUsage
+    fences: list[tuple[int, int]] = []
 
 
 class Goodbye(Strict):

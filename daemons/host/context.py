@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Delete, delete
-
 from daemons.common.log import Log
 from daemons.common.serve import Loop
-from daemons.host import auth, clock
+from daemons.host import auth
+from daemons.host.backup import announce
 from daemons.host.dispatcher import Dispatcher
 from daemons.host.holds import Holds
 from daemons.host.ledger import Ledger
 from daemons.host.logs import Logs
+from daemons.host.losses import Losses
 from daemons.host.nodes import Nodes
 from daemons.host.placing import Placing
+from daemons.host.retention import Retention
 from daemons.host.rows import load_facts, load_nodes
-from daemons.host.schema import idempotency
-from daemons.host.store import Change, NodeChange, Store, TaskChange, Tx
+from daemons.host.store import Change, NodeChange, Store, TaskChange
 from daemons.host.submit import Policy
 from daemons.host.watch import Hub
 from hakuriver.config import Settings
-from hakuriver.errors import StorageFull
 from hakuriver.lifecycle import LIVE
 from hakuriver.statedir import Layout
 
-IDEMPOTENCY_DAYS = 30
-_PRUNE_SECONDS = 3600.0
 log = Log("host")
 
 
@@ -48,8 +44,10 @@ class Host:
     placing: Placing
     dispatcher: Dispatcher
     holds: Holds
+    losses: Losses
     hub: Hub
     logs: Logs
+    retention: Retention
     submitting: Counter[str] = field(default_factory=Counter)
     """Tasks of each owner that are on their way into the store."""
 
@@ -61,8 +59,8 @@ class Host:
             "placing": self.placing.run,
             "dispatcher": self.dispatcher.run,
             "holds": self.holds.run,
-            "nodes": partial(self.nodes.watch, min(1.0, timing.heartbeat_interval / 2)),
-            "prune": self._prune,
+            "nodes": partial(self.nodes.watch, min(1.0, timing.heartbeat_interval / 2), self.losses.once),
+            "retention": self.retention.run,
         }
 
     async def stop(self) -> None:
@@ -76,16 +74,6 @@ class Host:
         await self.store.close()
         self.logs.close()
 
-    async def _prune(self) -> None:
-        while True:
-            before = clock.later(-IDEMPOTENCY_DAYS * 86400)
-            old = delete(idempotency).where(idempotency.c.created_at < before)
-            try:
-                await self.store.write(partial(_delete, statement=old))
-            except StorageFull as error:
-                log.warning("prune_postponed", error=error.message)
-            await asyncio.sleep(_PRUNE_SECONDS)
-
 
 async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, embedded: bool) -> Host:
     """A host over a migrated database, its memory read from there; to be closed with ``close``."""
@@ -98,7 +86,8 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
 
     store = Store(layout.database, committed)
     store.open()
-    known = Nodes(store, ledger, timing.heartbeat_interval * timing.heartbeat_timeout_factor)
+    timeout = timing.heartbeat_interval * timing.heartbeat_timeout_factor
+    known = Nodes(store, ledger, timeout, timing.lease)
     dispatcher = Dispatcher(store, ledger, known, tokens.host)
     hub = Hub(store, known.view, known.names)
     logs = Logs(store, dispatcher, hub, shared)
@@ -112,9 +101,12 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
         placing=Placing(store, ledger, known),
         dispatcher=dispatcher,
         holds=Holds(store),
+        losses=Losses(store, ledger, known, dispatcher, patience=timeout / 3),
         hub=hub,
         logs=logs,
+        retention=Retention(store, logs, settings.retention),
     )
+    await store.write(announce)
     for node in await store.read(load_nodes):
         known.apply(node)
     for row in await store.read(lambda connection: load_facts(connection, [str(state) for state in LIVE])):
@@ -123,12 +115,11 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
         host.holds.consider(row)
     for name in known.names():
         host.hub.touch(name)
-    log.info("opened", cluster=store.identity.cluster, queued=len(ledger.queue), held=ledger.held)
+    identity = store.identity
+    log.info(
+        "opened", cluster=identity.cluster, epoch=identity.epoch, queued=len(ledger.queue), held=ledger.held
+    )
     return host
-
-
-def _delete(tx: Tx, statement: Delete) -> None:
-    tx.execute(statement)
 
 
 def _committed(host: Host, changes: Sequence[Change]) -> None:

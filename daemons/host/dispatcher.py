@@ -18,13 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from daemons.common.log import Log
 from daemons.host.ledger import Key, Ledger
 from daemons.host.nodes import Nodes
-from daemons.host.orders import Job, acknowledge, load_job, refused, say
+from daemons.host.orders import Job, acknowledge, load_job, load_stray, refused, say
 from daemons.host.rows import TaskRow
 from daemons.host.store import Store
 from hakuriver.aio import AsyncClient
 from hakuriver.api import Query
 from hakuriver.errors import POLICY, HakuRiverError, NotAllowed, StorageFull, Unreachable
-from hakuriver.lifecycle import ENDED
+from hakuriver.lifecycle import ENDED, NodeState
 from hakuriver.paths import runner_path
 from hakuriver.wire import OrderAnswer
 
@@ -36,6 +36,7 @@ SILENT_SECONDS = 2.0
 _NODE_WIDE = frozenset({401, 403, 429})
 _NODE_WIDE_CODES = frozenset({"wire_version", "other_cluster", "old_epoch"})
 """Refusals that are about the two daemons, not about the task."""
+_SILENT = frozenset({NodeState.OFFLINE, NodeState.REMOVED})
 _ENDED = frozenset(str(state) for state in ENDED)
 log = Log("dispatcher")
 
@@ -46,6 +47,7 @@ class _Lane:
 
     waiting: dict[Key, None] = field(default_factory=dict)
     busy: set[Key] = field(default_factory=set)
+    strays: set[Key] = field(default_factory=set)  # over for us, alive there
     failures: int = 0
     silent_since: float | None = None
     not_before: float = 0.0
@@ -75,10 +77,17 @@ class Dispatcher:
             self._lanes.setdefault(row.node, _Lane()).waiting[row.key] = None
             self._wake.set()
 
+    def end_stray(self, name: str, key: Key) -> None:
+        """A node has an attempt that is over for the host: it must end there too."""
+        lane = self._lanes.setdefault(name, _Lane())
+        lane.strays.add(key)
+        lane.waiting[key] = None
+        self._wake.set()
+
     def node_alive(self, name: str) -> None:
         """A node gave a sign of life: worth trying again now."""
         lane = self._lanes.get(name)
-        if lane is not None and lane.failures:
+        if lane is not None and (lane.failures or lane.waiting):
             lane.not_before = 0.0
             self._wake.set()
 
@@ -93,6 +102,8 @@ class Dispatcher:
 
     def _pump(self, group: asyncio.TaskGroup, name: str, lane: _Lane) -> None:
         loop = asyncio.get_running_loop()
+        if self._must_register(name):
+            return
         pause = lane.not_before - loop.time()
         if pause > 0:
             if lane.timer is None and lane.waiting:
@@ -104,6 +115,11 @@ class Dispatcher:
             lane.busy.add(key)
             group.create_task(self._deliver(name, lane, key))
 
+    def _must_register(self, name: str) -> bool:
+        """A node that said goodbye, or that has not been seen since a restore, speaks first."""
+        known = self._nodes.get(name)
+        return known is not None and known.row.state in _SILENT
+
     def _again(self, lane: _Lane) -> None:
         lane.timer = None
         self._wake.set()
@@ -113,9 +129,11 @@ class Dispatcher:
     async def _deliver(self, name: str, lane: _Lane, key: Key) -> None:
         """Do what one attempt needs now; whatever goes wrong is this attempt's or this node's alone."""
         try:
-            job = await self._store.read(lambda connection: load_job(connection, key))
+            load = load_stray if key in lane.strays else load_job
+            job = await self._store.read(lambda connection: load(connection, key))
             if job is not None and job.node == name:
                 await self._tell(name, lane, job)
+            lane.strays.discard(key)
         except Unreachable as error:
             await self._unanswered(name, lane, key, error.message)
         except StorageFull as error:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,18 @@ class Logs:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), min(POLL_SECONDS, left))
 
+    async def remove(self, attempts: Sequence[tuple[int, int]]) -> None:
+        """Remove the shared copies of (task, attempt)s that are ours; raises Unreachable."""
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.wait_for(
+                loop.run_in_executor(self._pool, remove_copies, self._shared, attempts), READ_SECONDS
+            )
+        except TimeoutError:
+            raise Unreachable(f"{self._shared} doesn't answer") from None
+        except OSError as error:
+            raise Unreachable(f"{self._shared} can't be used: {error.strerror}") from error
+
     async def _once(self, source: _Source, stream: Stream, asked: Ranged, wait: float) -> Piece:
         if source.node is None or (source.final and not source.ran):
             return Piece(b"", 0, 0, ended=source.final)
@@ -128,9 +141,8 @@ class Logs:
         self, source: _Source, stream: Stream, asked: Ranged, missing: HakuRiverError
     ) -> Piece:
         """The copy may be behind the truth, so it never says that it is whole."""
-        folder, suffix = _SUBFOLDER[stream]
-        middle = "" if source.attempt == 1 else f".{source.attempt}"
-        path = self._shared / folder / f"{source.number}{middle}.{suffix}"
+        folder, name = copy_of(source.number, source.attempt, stream)
+        path = self._shared / folder / name
         loop = asyncio.get_running_loop()
         try:
             found = await asyncio.wait_for(
@@ -142,6 +154,37 @@ class Logs:
         except OSError:
             raise missing from None
         return Piece(*found, ended=isinstance(missing, NotFound))
+
+
+def copy_of(number: int, attempt_number: int, stream: Stream) -> tuple[str, str]:
+    """Where a log's copy lies in the shared folder: its folder there and its name."""
+    folder, suffix = _SUBFOLDER[stream]
+    middle = "" if attempt_number == 1 else f".{attempt_number}"
+    return folder, f"{number}{middle}.{suffix}"
+
+
+def remove_copies(shared: Path, attempts: Sequence[tuple[int, int]]) -> None:
+    """Remove the copies of (task, attempt)s' logs, those that are files of ours; what is in the way stays.
+    Raises OSError when the shared folder can't be used."""
+    for stream in _SUBFOLDER:
+        try:
+            folder = os.open(
+                shared / _SUBFOLDER[stream][0], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+        except FileNotFoundError:
+            continue
+        try:
+            for number, attempt_number in attempts:
+                _remove(folder, copy_of(number, attempt_number, stream)[1])
+        finally:
+            os.close(folder)
+
+
+def _remove(folder: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid():
+            os.unlink(name, dir_fd=folder)
 
 
 def _find(connection: Connection, number: int, attempt_number: int | None) -> _Source:

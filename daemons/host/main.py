@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from daemons.common import log, serve
+from daemons.host import backup
 from daemons.host.app import create_app
 from daemons.host.auth import ensure_tokens
 from daemons.host.context import open_host
@@ -49,6 +50,20 @@ def run(settings: Settings, layout: statedir.Layout, *, embedded: bool, insecure
         asyncio.run(main())
     events.info("stopped")
     return 0
+
+
+def write_backup(layout: statedir.Layout, file: Path) -> None:
+    """Copy the host's database to a new file, whether a host runs or not."""
+    backup.backup(layout.database, file)
+
+
+def restore_backup(layout: statedir.Layout, file: Path) -> backup.Restored:
+    """Put a backup in the place of the host's database; raises Conflict while a host runs."""
+    statedir.check_local(layout.root)
+    statedir.make_private(layout.root)
+    statedir.make_private(layout.host)
+    with database_lock(layout.host / "host.lock"):
+        return backup.restore(layout.database, file)
 
 
 @contextmanager

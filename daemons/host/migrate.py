@@ -50,6 +50,22 @@ def migrate(path: Path, scripts: str = SCRIPTS) -> Path | None:
         engine.dispose()
 
 
+def check(path: Path, scripts: str = SCRIPTS) -> None:
+    """Raises ConfigError for a database that this version can't bring to its schema; changes nothing."""
+    config = Config()
+    config.set_main_option("script_location", scripts)
+    engine = connect(path)
+    try:
+        with engine.connect() as connection:
+            _behind(connection, config, path)
+            if not inspect(connection).get_table_names():
+                raise ConfigError(f"{path} is not a HakuRiver database")
+    except DBAPIError as error:
+        raise ConfigError(f"database {path} can't be used: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
 def _behind(connection: Connection, config: Config, path: Path) -> bool:
     script = ScriptDirectory.from_config(config)
     current = MigrationContext.configure(connection).get_current_revision()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -16,6 +17,7 @@ from daemons.host.rows import NodeRow
 from daemons.host.scheduler import Room
 from daemons.host.schema import attempt, node, task
 from daemons.host.store import Store, Tx
+from daemons.host.submit import reserve_ids
 from hakuriver.errors import Conflict, StorageFull
 from hakuriver.lifecycle import ENDED, ON_NODE, NodeState, State
 from hakuriver.units import millicores
@@ -23,6 +25,8 @@ from hakuriver.views import GpuView, NodeView, NumaView, UsageView
 from hakuriver.wire import GpuUsage, Heartbeat, HeartbeatAnswer, NodeFacts, NodeUsage, Registration
 
 NO_RECORD = "the runner has no record of it"
+MAX_HIGH_WATER = 10**12
+"""Ids above that were never given: a journal that knows one is damaged."""
 _ON_NODE = [str(state) for state in ON_NODE]
 _LIVE_ON_NODE = [*_ON_NODE, str(State.STOPPED)]
 log = Log("nodes")
@@ -47,11 +51,17 @@ class Nodes:
     """All known nodes. Changed by committed changes (``apply``) and by signs of life."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, timeout: float, now: Callable[[], float] = clock.boottime
+        self,
+        store: Store,
+        ledger: Ledger,
+        timeout: float,
+        lease: float,
+        now: Callable[[], float] = clock.boottime,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._timeout = timeout
+        self._lease = lease
         self._now = now
         self._known: dict[str, Known] = {}
         self._checked = now()
@@ -92,8 +102,10 @@ class Nodes:
                 hint="give this node a fresh --state-dir to make it part of this cluster",
                 code="other_cluster",
             )
+        if given.high_water > MAX_HIGH_WATER:
+            raise Conflict(f"the journal of {given.name} speaks of task {given.high_water}: that can't be")
         facts = given.facts.model_dump_json()
-        outcome = await self._store.write(lambda tx: _store_registration(tx, given, facts))
+        outcome = await self._store.write(lambda tx: _store_registration(tx, given, facts, self._lease))
         if outcome:
             log.info("node_registered", node=given.name, address=given.address)
         self._sign_of_life(given.name, None)
@@ -161,12 +173,13 @@ class Nodes:
 
     # Whether they still say it.
 
-    async def watch(self, interval: float) -> None:
-        """Loop: nodes that were silent for too long are unreachable."""
+    async def watch(self, interval: float, then: Callable[[], Awaitable[None]]) -> None:
+        """Loop: nodes that were silent for too long are unreachable; ``then`` looks at those."""
         while True:
             await asyncio.sleep(interval)
             try:
                 await self.check(interval)
+                await then()
             except StorageFull as error:
                 log.warning("check_postponed", error=error.message)
 
@@ -296,16 +309,20 @@ def publish_node_with_tasks(tx: Tx, name: str) -> None:
     tx.publish_tasks(list(held))
 
 
-def _store_registration(tx: Tx, given: Registration, facts: str) -> bool:
-    """Returns whether anything changed."""
+def _store_registration(tx: Tx, given: Registration, facts: str, lease: float) -> bool:
+    """Returns whether anything changed. From now on no id is given that this journal has seen."""
+    reserve_ids(tx, given.high_water)
     before = tx.execute(select(node).where(node.c.name == given.name)).first()
-    values = {
+    values: dict[str, Any] = {
         "runner": given.runner,
         "address": given.address,
         "state": str(NodeState.ONLINE),
         "reason": "",
         "facts": facts,
+        "lease": lease,
     }
+    if before is not None and _same_life(before.runner, before.facts, given):
+        values["lease"] = max(lease, before.lease)  # it may not have heard of a shorter one
     if before is not None and before.state == NodeState.ONLINE and before.runner != given.runner:
         raise Conflict(
             f"there is an online node {given.name} with another runner",
@@ -335,6 +352,10 @@ def _lose_all(tx: Tx, name: str) -> None:
         )
     ).all()
     lose(tx, [(row.task, row.number) for row in held], f"{name} came back with another journal; {NO_RECORD}")
+
+
+def _same_life(runner: str, facts: str, given: Registration) -> bool:
+    return runner == given.runner and NodeFacts.model_validate_json(facts).boot_id == given.facts.boot_id
 
 
 def _facts(row: NodeRow) -> NodeFacts:

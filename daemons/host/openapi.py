@@ -118,6 +118,7 @@ _DOCS: dict[str, _Doc] = {
     "unkill": _Doc(views.TaskView, errors=_ONE_TASK),
     "pause": _Doc(views.TaskView, errors=_ONE_TASK),
     "resume": _Doc(views.TaskView, errors=_ONE_TASK),
+    "requeue": _Doc(views.TaskView, wire.RequeueRequest, errors=_ONE_TASK, optional=True),
     "intents": _Doc(views.IntentsView, wire.IntentsRequest, errors=(507,)),
     "signal": _Doc(views.TaskView, wire.SignalRequest, errors=_ON_NODE),
     "stdin": _Doc(

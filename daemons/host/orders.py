@@ -51,6 +51,21 @@ def load_job(connection: Connection, key: Key) -> Job | None:
     return Job(key, found.node, None, intent) if intent is not None else None
 
 
+def load_stray(connection: Connection, key: Key) -> Job | None:
+    """The end of an attempt that is over for the host and alive on its node; None when it isn't over."""
+    found = connection.execute(
+        select(attempt.c.node, attempt.c.state, attempt.c.intent_version, task.c.attempt)
+        .join(task, task.c.id == attempt.c.task)
+        .where(attempt.c.task == key[0], attempt.c.number == key[1])
+    ).first()
+    if found is None or found.node is None or (found.state not in _ENDED and found.attempt == key[1]):
+        return None
+    intent = IntentOrder(
+        version=found.intent_version + 1, intent=Intent.KILL, by="the host", grace=DEFAULT_GRACE
+    )
+    return Job(key, found.node, None, intent)
+
+
 def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) -> AttemptOrder:
     row = connection.execute(
         select(task, allocation.c.node, allocation.c.numa, allocation.c.device_ids, allocation.c.gpus)
@@ -94,6 +109,7 @@ def _spec(row: Any, number: int) -> AttemptSpec:
         mounts=None if mounts is None else [Mount.model_validate(each) for each in mounts],
         privileged=row["privileged"],
         stdin=row["stdin"],
+        fenced=row["on_node_loss"] != "keep",
     )
 
 

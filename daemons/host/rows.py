@@ -24,9 +24,11 @@ from sqlalchemy import (
 )
 
 from daemons.host.schema import allocation, attempt, node, task
-from hakuriver.lifecycle import ENDED, Intent, NodeState
+from hakuriver.lifecycle import ENDED, ON_NODE, Intent, NodeState
 
 _CHUNK = 500  # ids in one statement
+_ON_NODE = [str(state) for state in ON_NODE]
+_ONLY_BY_FORCE = "; only `hakuriver task requeue --force` can move it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class NodeRow:
     registered_at: str
     seen_at: str | None
     facts: str
+    lease: float
 
 
 _FROM = (
@@ -86,6 +89,7 @@ _open_intent = and_(attempt.c.intent_version > attempt.c.intent_done, ~_ended)
 _away = and_(
     ~_ended, node.c.state.in_([str(NodeState.UNREACHABLE), str(NodeState.OFFLINE), str(NodeState.REMOVED)])
 )
+_stuck = and_(_away, task.c.on_node_loss != "keep", ~attempt.c.fence, attempt.c.state.in_(_ON_NODE))
 
 
 def _object(fields: dict[str, ColumnElement[Any]]) -> ColumnElement[str]:
@@ -103,7 +107,11 @@ def _task_json() -> ColumnElement[str]:
             "tags": func.json(task.c.tags),
             "owner": task.c.owner,
             "state": task.c.state,
-            "reason": case((_away, node.c.name + " is " + node.c.state), else_=attempt.c.reason),
+            "reason": case(
+                (_stuck, node.c.name + " is " + node.c.state + _ONLY_BY_FORCE),
+                (_away, node.c.name + " is " + node.c.state),
+                else_=attempt.c.reason,
+            ),
             "command": func.json(task.c.command),
             "target": task.c.target,
             "node": attempt.c.node,
@@ -112,6 +120,7 @@ def _task_json() -> ColumnElement[str]:
             "gpu_uuids": func.json(func.coalesce(allocation.c.device_ids, empty)),
             "cores": task.c.cores / literal(1000.0),
             "memory": task.c.memory,
+            "on_node_loss": task.c.on_node_loss,
             "executor": func.coalesce(attempt.c.executor, task.c.executor),
             "container": task.c.container,
             "image": task.c.image,

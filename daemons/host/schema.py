@@ -29,7 +29,8 @@ class Credential(SQLModel, table=True):
 
 
 class Node(SQLModel, table=True):
-    """A machine, bound to the ``runner`` (journal identity) that registered it. ``facts`` is JSON."""
+    """A machine, bound to the ``runner`` (journal identity) that registered it. ``facts`` is JSON, ``lease``
+    (seconds) the longest that it was promised since it booted."""
 
     name: str = Field(primary_key=True)
     runner: str
@@ -41,6 +42,7 @@ class Node(SQLModel, table=True):
     registered_at: str
     seen_at: str | None = None
     facts: str
+    lease: float = Field(default=60.0, sa_column_kwargs={"server_default": "60"})
 
 
 class Task(SQLModel, table=True):
@@ -80,12 +82,14 @@ class Task(SQLModel, table=True):
     command: str  # JSON
     mounts: str | None = None  # JSON
     env: str = "{}"  # JSON
+    on_node_loss: str = Field(default="keep", sa_column_kwargs={"server_default": "keep"})
 
 
 class TaskTag(SQLModel, table=True):
     """One tag of a task, for lists by tag."""
 
     __tablename__ = "task_tag"
+    __table_args__ = (Index("task_tag_task", "task"),)
 
     tag: str = Field(primary_key=True)
     task: int = Field(primary_key=True, foreign_key="task.id", ondelete="CASCADE")
@@ -96,7 +100,7 @@ class Attempt(SQLModel, table=True):
 
     ``acked`` is the journal version that the node answered the order with. An intent has a version; ``sent``
     is the newest that the node acknowledged, ``done`` the newest that it carried out. ``held_*`` is a kill
-    that can still be taken back.
+    that can still be taken back. ``fence``: the node's last heartbeat said that its fence was alive.
     """
 
     __table_args__ = (Index("attempt_node_state", "node", "state"),)
@@ -125,6 +129,7 @@ class Attempt(SQLModel, table=True):
     held_due_at: str | None = None
     held_by: str | None = None
     held_grace: float | None = None
+    fence: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
 
 
 class Allocation(SQLModel, table=True):

@@ -78,7 +78,16 @@ class NodeChange:
     row: NodeRow
 
 
-Change = TaskChange | NodeChange
+@dataclass(frozen=True, slots=True)
+class TaskGone:
+    """An ended task that is no longer kept; ``line`` is its line of the watch stream."""
+
+    sequence: int
+    task: int
+    line: bytes
+
+
+Change = TaskChange | NodeChange | TaskGone
 
 
 class Tx:
@@ -103,6 +112,14 @@ class Tx:
             line = f'{{"type":"task","cursor":"{cursor}","task":{row.view}}}\n'.encode()
             self.changes.append(TaskChange(self.sequence, row, line))
         return rows
+
+    def publish_gone(self, ids: Sequence[int]) -> None:
+        """Announce that tasks, ended before, were deleted."""
+        for number in ids:
+            self.sequence += 1
+            cursor = self._identity.cursor(self.sequence)
+            line = f'{{"type":"deleted","cursor":"{cursor}","id":{number}}}\n'.encode()
+            self.changes.append(TaskGone(self.sequence, number, line))
 
     def publish_node(self, name: str) -> NodeRow:
         """Announce a node as it is now."""

@@ -110,6 +110,11 @@ def choose_setup(request: SubmitRequest, policy: Policy) -> Setup:
             raise UsageError(
                 f"standard input can't be fed to a task of executor {executor}", hint="run it without -i"
             )
+        if request.on_node_loss != "keep":
+            raise UsageError(
+                f"a task of executor {executor} can't be fenced, so it can't be moved when its node is lost",
+                hint="leave --on-node-loss out, or run it as a process",
+            )
     elif request.mounts or request.privileged:
         raise UsageError(
             "a process task sees the node's own files: mounts and privileges are for containers",
@@ -277,6 +282,7 @@ def _insert(tx: Tx, given: Submission, setup: Setup, wanted: Sequence[Wanted]) -
         "container": setup.container,
         "image": setup.image,
         "privileged": request.privileged,
+        "on_node_loss": request.on_node_loss,
         "stdin": request.stdin,
         "created_at": clock.now(),
         "workdir": setup.workdir,
@@ -316,6 +322,13 @@ def next_id(tx: Tx) -> int:
     """The id that AUTOINCREMENT would give: never one that was used before."""
     last = tx.connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'task'").scalar()
     return int(last or 0) + 1
+
+
+def reserve_ids(tx: Tx, last: int) -> None:
+    """Give no id up to ``last`` any more."""
+    if next_id(tx) <= last:
+        tx.connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'task'")
+        tx.connection.exec_driver_sql("INSERT INTO sqlite_sequence VALUES ('task', ?)", (last,))
 
 
 def first_attempt(number: int, attempt_number: int, reason: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 
 from daemons.common.log import Log
 from daemons.runner.journal import Journal, wish_of
+from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, End, Executor, Handle, Key, Phase, TryLater, Wish, judge
 from daemons.runner.threads import Threads, until
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, StorageFull, UsageError
@@ -27,6 +28,8 @@ log = Log("agent")
 MAX_DELAY = 5.0
 MAX_CLEAN_DELAY = 60.0
 STARTING_PATIENCE = 1.0
+FENCE_PATIENCE = 1.0  # seconds in which a fence must answer
+FENCES_AT_ONCE = 64
 
 
 class _Work:
@@ -78,6 +81,7 @@ class Agent:
         boot_id: str,
         cpus: Collection[int],
         numa: Mapping[int, Collection[int]],
+        lease: Lease,
         threads: Threads,
     ) -> None:
         self.journal = journal
@@ -87,6 +91,7 @@ class Agent:
         self._executors = executors
         self._cpus = frozenset(cpus)
         self._numa = numa
+        self._lease = lease
         self._threads = threads
         self._works: dict[Key, _Work] = {}
         self._group: asyncio.TaskGroup
@@ -184,6 +189,37 @@ class Agent:
         """What is set when an attempt ends; None when it doesn't live."""
         work = self._works.get(key)
         return None if work is None else work.ended
+
+    # ---- fences
+
+    async def fences(self) -> list[Key]:
+        """The fenced attempts whose fence answers at this moment."""
+        at_once = asyncio.Semaphore(FENCES_AT_ONCE)
+
+        async def ask(attempt: Attempt) -> Key | None:
+            async with at_once:
+                lives = await self._executors[attempt.spec.executor].fence_lives(attempt)
+            return attempt.key if lives else None
+
+        asking = [asyncio.create_task(ask(work.attempt)) for work in self._fenced() if work.running.is_set()]
+        if not asking:
+            return []
+        done, late = await asyncio.wait(asking, timeout=FENCE_PATIENCE)
+        for each in late:
+            each.cancel()
+        return sorted(key for each in done if (key := each.result()) is not None)
+
+    def _fenced(self) -> list[_Work]:
+        return [each for each in self._works.values() if each.attempt.spec.fenced]
+
+    async def acknowledged(self, sent: float, lease: float) -> None:
+        """The host acknowledged a heartbeat sent at a time of CLOCK_BOOTTIME: fenced attempts may go on."""
+        self._lease.granted(sent, lease)
+        if self._fenced():
+            try:
+                await self._lease.write()
+            except (OSError, TimeoutError) as error:
+                log.warning("lease_not_written", error=str(error) or "timed out")
 
     # ---- driving
 
@@ -304,7 +340,7 @@ class Agent:
             intent_version=attempt.wish.version if attempt.wish else None,
             exit_code=end.exit_code,
             signal=end.signal,
-            error=end.error or end.lost,
+            error=end.error or end.lost or end.cut,
             oom_events=end.oom_events,
             started_at=end.started_at,
             ended_at=end.ended_at or datetime.now(UTC) if verdict.state in ENDED else None,

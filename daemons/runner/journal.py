@@ -9,6 +9,7 @@ import asyncio
 import json
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from daemons.runner.migrations import MIGRATIONS
 from daemons.runner.model import Attempt, Handle, Key, Phase, Wish
 from hakuriver.errors import ConfigError, Conflict, StorageFull
 from hakuriver.lifecycle import Intent, State
@@ -24,31 +26,6 @@ from hakuriver.wire import AttemptOrder, AttemptSpec, IntentOrder, Report, Repor
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE attempt (
-        task INTEGER NOT NULL, attempt INTEGER NOT NULL, digest TEXT NOT NULL, cluster TEXT NOT NULL,
-        spec TEXT NOT NULL, phase TEXT NOT NULL, state TEXT NOT NULL, boot_id TEXT NOT NULL DEFAULT '',
-        handle TEXT NOT NULL DEFAULT '{}', carried INTEGER NOT NULL DEFAULT 0,
-        sequence INTEGER NOT NULL DEFAULT 0, final INTEGER, acknowledged INTEGER NOT NULL DEFAULT 0,
-        copied INTEGER NOT NULL DEFAULT 0, cleaned INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (task, attempt)
-    ) WITHOUT ROWID;
-    CREATE INDEX attempt_open ON attempt (acknowledged) WHERE acknowledged = 0;
-    CREATE INDEX attempt_uncopied ON attempt (copied) WHERE copied = 0;
-    CREATE INDEX attempt_uncleaned ON attempt (cleaned) WHERE cleaned = 0;
-    CREATE TABLE wish (
-        task INTEGER NOT NULL, attempt INTEGER NOT NULL, version INTEGER NOT NULL, intent TEXT NOT NULL,
-        by TEXT NOT NULL, grace REAL NOT NULL, at REAL NOT NULL, at_boot REAL NOT NULL, boot_id TEXT NOT NULL,
-        PRIMARY KEY (task, attempt)
-    ) WITHOUT ROWID;
-    CREATE TABLE outbox (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, task INTEGER NOT NULL, attempt INTEGER NOT NULL,
-        sequence INTEGER NOT NULL, report TEXT NOT NULL, UNIQUE (task, attempt, sequence)
-    );
-    INSERT INTO meta VALUES ('version', '0'), ('epoch', '0'), ('cluster', '');
-    """,
-)
 _SELECT = """
     SELECT a.spec, a.cluster, a.phase, a.state, a.boot_id, a.carried, a.handle,
            w.version, w.intent, w.by, w.grace, w.at, w.at_boot, w.boot_id
@@ -132,15 +109,23 @@ class Journal:
     def accept(self, order: AttemptOrder, early: Wish | None) -> tuple[Attempt, bool]:
         """Journal an order; ``(attempt, whether it is new)``. ``early`` is the intent that came with it.
 
-        Raises Conflict for another digest, another cluster or a host of the past.
+        Raises Conflict for another digest, another cluster, a host of the past, and for an attempt that ended
+        so long ago that it was forgotten.
         """
         key = (order.spec.task, order.spec.attempt)
         self._check_cluster(order.cluster, order.epoch)
-        known = self._db.execute("SELECT digest FROM attempt WHERE task = ? AND attempt = ?", key).fetchone()
+        known = self._db.execute(
+            "SELECT digest, 0 FROM attempt WHERE task = ? AND attempt = ?"
+            " UNION ALL SELECT digest, 1 FROM forgotten WHERE task = ? AND attempt = ?",
+            (*key, *key),
+        ).fetchone()
         if known is not None and known[0] != order.digest:
             raise Conflict(f"attempt {key[0]}.{key[1]} is known with another content", code="other_digest")
+        if known is not None and known[1]:
+            raise Conflict(f"attempt {key[0]}.{key[1]} ended here long ago", code="ended_before")
         with self._write() as db:
             if known is None:
+                self._saw(db, key)
                 db.execute(
                     "INSERT INTO attempt (task, attempt, digest, cluster, spec, phase, state)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -159,6 +144,16 @@ class Journal:
         assert attempt is not None
         return attempt, known is None
 
+    def _saw(self, db: sqlite3.Connection, key: Key) -> None:
+        db.execute(
+            "UPDATE meta SET value = ? WHERE key = 'high_water' AND CAST(value AS INTEGER) < ?",
+            (key[0], key[0]),
+        )
+
+    def high_water(self) -> int:
+        """The highest task that this journal ever saw."""
+        return int(self._meta("high_water"))
+
     def _check_cluster(self, cluster: str, epoch: int) -> None:
         ours = self._meta("cluster")
         if ours and cluster != ours:
@@ -171,7 +166,9 @@ class Journal:
         return self._meta("cluster")
 
     def bind(self, cluster: str, epoch: int) -> None:
-        """Belong to a cluster from now on; raises Conflict when the journal belongs to another."""
+        """Belong to a cluster from now on; raises Conflict when the journal belongs to another. In a later
+        life of that cluster every end that is remembered is told again: its host may have forgotten it.
+        """
         ours, known = self._meta("cluster"), int(self._meta("epoch"))
         if ours and cluster != ours:
             raise Conflict(
@@ -183,11 +180,19 @@ class Journal:
             with self._write() as db:
                 db.execute("UPDATE meta SET value = ? WHERE key = 'cluster'", (cluster,))
                 db.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (max(known, epoch),))
+                if 0 < known < epoch:
+                    db.execute(
+                        "INSERT OR IGNORE INTO outbox (task, attempt, sequence, report)"
+                        " SELECT task, attempt, final, last_report FROM attempt"
+                        " WHERE last_report IS NOT NULL ORDER BY ended"
+                    )
+                    db.execute("UPDATE attempt SET acknowledged = 0 WHERE last_report IS NOT NULL")
 
     def wish(self, key: Key, wish: Wish) -> None:
         """Journal an intent unless a newer one is known. For an unknown attempt it waits for the order, which
         then can't start what was killed before."""
-        with self._write():
+        with self._write() as db:
+            self._saw(db, key)
             self._store_wish(key, wish)
 
     def _store_wish(self, key: Key, wish: Wish) -> None:
@@ -244,20 +249,16 @@ class Journal:
                 "SELECT sequence FROM attempt WHERE task = ? AND attempt = ?", key
             ).fetchone()
             report = Report(task=key[0], attempt=key[1], sequence=sequence, **facts)
+            text, ended = report.model_dump_json(), phase is Phase.ENDED
+            last = (sequence, text, time.time()) if ended else (None, None, None)
             db.execute(
-                "UPDATE attempt SET phase = ?, state = ?, carried = coalesce(?, carried), final = ?"
-                " WHERE task = ? AND attempt = ?",
-                (
-                    phase,
-                    report.state,
-                    report.intent_version,
-                    sequence if phase is Phase.ENDED else None,
-                    *key,
-                ),
+                "UPDATE attempt SET phase = ?, state = ?, carried = coalesce(?, carried), final = ?,"
+                " last_report = ?, ended = ? WHERE task = ? AND attempt = ?",
+                (phase, report.state, report.intent_version, *last, *key),
             )
             db.execute(
                 "INSERT INTO outbox (task, attempt, sequence, report) VALUES (?, ?, ?, ?)",
-                (*key, sequence, report.model_dump_json()),
+                (*key, sequence, text),
             )
 
     # ---- the outbox
@@ -268,9 +269,20 @@ class Journal:
         return [Report.model_validate_json(row[0]) for row in rows]
 
     def acknowledge(self, results: Sequence[ReportResult]) -> None:
-        """Forget reports that the host has decided on; a refusal is a decision too."""
+        """Forget reports that the host has decided on; refused ones are kept for inspection."""
         keys = [(each.task, each.attempt, each.sequence) for each in results]
+        refused = [
+            (time.time(), each.message, each.task, each.attempt, each.sequence)
+            for each in results
+            if each.result == "refused"
+        ]
         with self._write() as db:
+            db.executemany(
+                "INSERT INTO dead_letter (at, message, task, attempt, sequence, report)"
+                " SELECT ?, ?, task, attempt, sequence, report FROM outbox"
+                " WHERE task = ? AND attempt = ? AND sequence = ?",
+                refused,
+            )
             db.executemany("DELETE FROM outbox WHERE task = ? AND attempt = ? AND sequence = ?", keys)
             db.executemany(
                 "UPDATE attempt SET acknowledged = 1 WHERE task = ? AND attempt = ? AND final = ?", keys
@@ -288,6 +300,55 @@ class Journal:
     def copied(self, keys: Sequence[Key]) -> None:
         with self._write() as db:
             db.executemany("UPDATE attempt SET copied = 1 WHERE task = ? AND attempt = ?", keys)
+
+    # ---- what is old
+
+    def prunable(self, before: float, keep: int, after: Key, limit: int) -> list[Key]:
+        """Ended attempts that nobody needs here any more, in order from beyond ``after`` on: those that ended
+        before a time of day, and those beyond the ``keep`` newest."""
+        row = self._db.execute(
+            "SELECT ended FROM attempt WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT 1 OFFSET ?", (keep,)
+        ).fetchone()
+        rows = self._db.execute(
+            "SELECT task, attempt FROM attempt WHERE ended <= ? AND acknowledged AND copied AND cleaned"
+            " AND (task, attempt) > (?, ?) ORDER BY task, attempt LIMIT ?",
+            (before if row is None else max(before, row[0]), *after, limit),
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def forget(self, keys: Sequence[Key]) -> None:
+        """Keep no more of attempts than that they can't start again."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO forgotten SELECT task, attempt, digest, ? FROM attempt"
+                " WHERE task = ? AND attempt = ? AND acknowledged",
+                [(time.time(), *key) for key in keys],
+            )
+            for table in ("attempt", "wish"):
+                db.execute(
+                    f"DELETE FROM {table} WHERE EXISTS (SELECT 1 FROM forgotten f"  # noqa: S608  no input
+                    f" WHERE f.task = {table}.task AND f.attempt = {table}.attempt)"
+                )
+
+    def forget_wholly(self, before: float) -> None:
+        """Drop what is kept for a while after all else: memories, refused reports, and intents for attempts
+        that never came."""
+        with self._write() as db:
+            db.execute("DELETE FROM forgotten WHERE at < ?", (before,))
+            db.execute("DELETE FROM dead_letter WHERE at < ?", (before,))
+            db.execute(
+                "DELETE FROM wish WHERE at < ? AND NOT EXISTS"
+                " (SELECT 1 FROM attempt a WHERE a.task = wish.task AND a.attempt = wish.attempt)",
+                (before,),
+            )
+
+    def clock(self) -> str:
+        """What ``keep_clock`` was told last; empty before the first time."""
+        return self._meta("clock")
+
+    def keep_clock(self, text: str) -> None:
+        with self._write() as db:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'clock'", (text,))
 
 
 def wish_of(order: IntentOrder, *, at: float, at_boot: float, boot_id: str) -> Wish:

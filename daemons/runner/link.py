@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from daemons.common.log import Log
 from daemons.runner.journal import Journal
+from daemons.runner.model import Key
+from daemons.runner.shim.proc import boottime
 from daemons.runner.threads import until
 from hakuriver.aio import AsyncClient
 from hakuriver.errors import Conflict, HakuRiverError, NotFound, StorageFull, Unreachable
@@ -51,6 +53,8 @@ class Link:
         *,
         facts: Callable[[], Awaitable[NodeFacts]],
         usage: Callable[[], Awaitable[NodeUsage]],
+        fences: Callable[[], Awaitable[list[Key]]],
+        acknowledged: Callable[[float, float], Awaitable[None]],
         reported: asyncio.Event,
         facts_changed: asyncio.Event,
     ) -> None:
@@ -59,10 +63,14 @@ class Link:
         self._journal = journal
         self._facts = facts
         self._usage = usage
+        self._fences = fences
+        self._acknowledged = acknowledged
         self._reported = reported
         self._registered = asyncio.Event()
         self._facts_changed = facts_changed  # the host must know what is different
         self._interval = 5.0
+        self._lease = 0.0
+        self._epoch = 0
         self._trouble = ""
 
     async def heartbeats(self) -> None:
@@ -93,11 +101,13 @@ class Link:
             cluster=await self._journal.call(self._journal.cluster),
             address=self._identity.address,
             facts=await self._facts(),
+            high_water=await self._journal.call(self._journal.high_water),
         )
         body = await self._client.request("POST", host_path("register"), body=request.model_dump(mode="json"))
         answer = RegistrationAnswer.model_validate(body)
         await self._journal.call(self._journal.bind, answer.cluster, answer.epoch)
         self._interval = max(0.05, answer.heartbeat_interval)
+        self._lease, self._epoch = answer.lease, answer.epoch
         self._registered.set()
         self._reported.set()
         log.info("registered", node=self._identity.name, host=self._client.url, cluster=answer.cluster)
@@ -105,6 +115,7 @@ class Link:
     async def _beat(self) -> bool:
         """One heartbeat; True when the host wants to hear who we are at once."""
         usage = await self._usage()
+        fences = await self._fences()
         version, attempts = await self._journal.call(self._journal.open_keys)
         beat = Heartbeat(
             runner=self._journal.runner,
@@ -112,15 +123,20 @@ class Link:
             journal_version=version,
             attempts=attempts,
             usage=usage,
+            fences=fences,
         )
+        sent = boottime()
         path = host_path("heartbeat", name=self._identity.name)
         body = await self._client.request(
             "POST", path, body=beat.model_dump(mode="json"), timeout=max(2.0, self._interval)
         )
         answer = HeartbeatAnswer.model_validate(body)
-        if answer.introduce:
+        introduce = answer.introduce or answer.epoch != self._epoch
+        if introduce:
             self._registered.clear()
-        return answer.introduce
+        else:
+            await self._acknowledged(sent, self._lease)
+        return introduce
 
     async def reports(self) -> None:
         """Send what waits in the outbox as soon as it is there, again until it is acknowledged."""

@@ -28,9 +28,11 @@ from daemons.runner.executors.engine import Engine
 from daemons.runner.executors.process import Place, ProcessExecutor
 from daemons.runner.forkserver import ForkServer
 from daemons.runner.journal import Journal
+from daemons.runner.lease import Lease
 from daemons.runner.link import Identity, Link
 from daemons.runner.model import Executor
 from daemons.runner.probes import numa, system
+from daemons.runner.retention import Retention
 from daemons.runner.threads import Threads
 from hakuriver import __version__, statedir
 from hakuriver.aio import AsyncClient
@@ -133,11 +135,12 @@ async def _main(start: Start, listening: socket.socket) -> None:
         groups = await probes.call(cgroups.find, journal.runner)
         if groups is not None:
             stack.callback(groups.close)
+        lease = Lease(layout.runner, boot_id, files)
         facts_changed = asyncio.Event()
         engine = Engine(journal.runner, facts_changed)
         stack.callback(engine.close)
         executors: dict[ExecutorName, Executor] = {
-            "process": ProcessExecutor(place, server, groups, files),
+            "process": ProcessExecutor(place, server, groups, lease, files),
             "docker": DockerExecutor(engine, _rules(start, journal.runner, topology), files, boot_id=boot_id),
         }
         await engine.look()
@@ -147,6 +150,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
             boot_id=boot_id,
             cpus=os.sched_getaffinity(0),
             numa={each.id: each.cpus for each in topology},
+            lease=lease,
             threads=files,
         )
         client = await stack.enter_async_context(AsyncClient(start.host_url, start.node_token))
@@ -164,6 +168,8 @@ async def _main(start: Start, listening: socket.socket) -> None:
             journal,
             facts=facts,
             usage=usage,
+            fences=agent.fences,
+            acknowledged=agent.acknowledged,
             reported=agent.reported,
             facts_changed=facts_changed,
         )
@@ -174,6 +180,15 @@ async def _main(start: Start, listening: socket.socket) -> None:
         cap = start.settings.limits.log_cap
         keeper = LogKeeper(agent, journal, files, attempts=layout.attempts, shared=start.shared, cap=cap)
         stack.callback(keeper.close)
+        kept = start.settings.retention
+        retention = Retention(
+            journal,
+            layout.attempts,
+            files,
+            boot_id=boot_id,
+            days=kept.attempt_days,
+            count=kept.attempt_count,
+        )
         loops: dict[str, serve.Loop] = {
             "agent": agent.run,
             "heartbeats": link.heartbeats,
@@ -181,6 +196,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
             "engine": engine.watch,
             "log caps": keeper.caps,
             "log copies": keeper.copies,
+            "retention": retention.run,
         }
         await serve.serve(create_app(api, start.host_token), listening, loops, on_stop=link.goodbye)
 

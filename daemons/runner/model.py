@@ -83,6 +83,7 @@ class End:
     ended_at: datetime | None = None
     ended_boot: float | None = None  # CLOCK_BOOTTIME of the boot ``boot_id``, when known
     boot_id: str = ""
+    cut: str | None = None  # who ended it, where neither it did itself nor anybody wished it
     lost: str | None = None  # why nobody can know how it ended
     never_ran: str | None = None  # why it can be started again under another number
 
@@ -123,6 +124,8 @@ def judge(end: End, wish: Wish | None, memory: int) -> Verdict:
         return Verdict(
             state, f"over its memory limit of {format_size(memory)}" if memory else "out of memory"
         )
+    if end.cut is not None:
+        return Verdict(State.FAILED, end.cut)
     if end.error is not None:
         return Verdict(state, end.error)
     if end.signal is not None:
@@ -169,6 +172,9 @@ class Executor(Protocol):
 
     async def kill(self, attempt: Attempt, grace: float) -> None:
         """TERM, and KILL after ``grace`` seconds. It may be called again."""
+
+    async def fence_lives(self, attempt: Attempt) -> bool:
+        """Whether what ends a fenced attempt without the host was seen to work just now."""
 
     async def pause(self, attempt: Attempt) -> None: ...
 

@@ -47,6 +47,7 @@ SECTIONS: Mapping[str, Mapping[str, Row]] = {
         "task kill": Row("task", "end tasks"),
         "task pause": Row("task", "stop tasks for a while"),
         "task resume": Row("task", "let paused tasks go on"),
+        "task requeue": Row("task", "move tasks away from a node that is lost"),
     },
     "The cluster": {
         "status": Row("cluster", "which cluster this is and how it is"),

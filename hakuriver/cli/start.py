@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hakuriver import config, endpoint, statedir
 from hakuriver.api import Client
+from hakuriver.cli import output
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.parsing import at_least
@@ -55,16 +56,60 @@ def _runner_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="N", help="name of this node (default: the host name)")
 
 
+def _host_options(parser: argparse.ArgumentParser) -> None:
+    _daemon_options(parser)
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument(
+        "--backup", metavar="FILE", help="copy the database to a new file, whether the host runs or not"
+    )
+    copies.add_argument(
+        "--restore", metavar="FILE", help="put a backup in the database's place, while the host is stopped"
+    )
+
+
 def host(context: Context, options: argparse.Namespace) -> int:
-    """The host daemon, in the foreground."""
+    """The host daemon, in the foreground; or a copy of its database."""
     if context.host:
         raise UsageError(
             "hakuriver host takes no --host: it is the host", hint="--bind IP and --port N say where"
         )
     settings, layout = _prepare(context, options, "host")
+    if options.backup is not None:
+        return _backup(context, layout, _file(options.backup))
+    if options.restore is not None:
+        return _restore(context, layout, _file(options.restore))
     from daemons.host.main import run
 
     return run(settings, layout, embedded=options.embedded, insecure_bind=options.insecure_bind)
+
+
+def _file(text: str) -> Path:
+    if not text:
+        raise UsageError("--backup and --restore need the name of a file")
+    return Path(text).expanduser().absolute()
+
+
+def _backup(context: Context, layout: statedir.Layout, file: Path) -> int:
+    from daemons.host.main import write_backup
+
+    write_backup(layout, file)
+    if context.json:
+        output.print_json({"backup": str(file)})
+    elif not context.quiet:
+        print(f"backup written: {file}")
+    return 0
+
+
+def _restore(context: Context, layout: statedir.Layout, file: Path) -> int:
+    from daemons.host.main import restore_backup
+
+    done = restore_backup(layout, file)
+    kept = str(done.replaced) if done.replaced else None
+    if context.json:
+        output.print_json({"epoch": done.epoch, "replaced": kept})
+    elif not context.quiet:
+        print(f"restored from {file}" + (f"; the database before is {kept}" if kept else ""))
+    return 0
 
 
 def runner(context: Context, options: argparse.Namespace) -> int:
@@ -104,7 +149,15 @@ def _prepare(
 
 VERBS = {
     "": Verb(plain),
-    "host": Verb(host, _daemon_options, examples=("hakuriver host --port 8000",)),
+    "host": Verb(
+        host,
+        _host_options,
+        examples=(
+            "hakuriver host --port 8000",
+            "hakuriver host --backup hakuriver.backup",
+            "hakuriver host --restore hakuriver.backup",
+        ),
+    ),
     "runner": Verb(
         runner, _runner_options, examples=("hakuriver runner --host http://10.0.0.1:8000 --bind 10.0.0.2",)
     ),

@@ -18,6 +18,7 @@ from hakuriver.cli.parsing import one_of, typed
 from hakuriver.errors import HakuRiverError, Unreachable, UsageError, from_json
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
 
+ON_NODE_LOSS = ("keep", "requeue", "fail")
 EXECUTORS = ("process", "docker", "systemd")
 _CALLER_VARIABLES = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 _RETRY_FOR = 10.0
@@ -54,6 +55,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--env", action="append", default=[], metavar="K[=V]", help="K alone: as it is set here"
     )
+    what.add_argument(
+        "--on-node-loss",
+        type=one_of("policy", ON_NODE_LOSS),
+        default="keep",
+        metavar="|".join(ON_NODE_LOSS),
+        help="what becomes of it when its node is lost; default keep: it waits for the node",
+    )
     what.add_argument("--workdir", metavar="D", help="default: this folder where tasks run here")
     what.add_argument("--name", help="unique among live tasks; stands for the id")
     what.add_argument("--tag", action="append", default=[], metavar="TAG", help="again for several")
@@ -76,6 +84,7 @@ def request(options: argparse.Namespace, context: Context, *, stdin: bool = Fals
         "name": options.name,
         "tags": options.tag,
         "stdin": stdin,
+        "on_node_loss": options.on_node_loss,
         "caller": _caller(context.environ, here=options.workdir is None),
     }
     _check_text(found)

@@ -175,6 +175,7 @@ def _show(task: dict[str, Any]) -> None:
             ("gpus", ", ".join(map(str, task["gpus"]))),
             ("cores", units.format_cores(task["cores"])),
             ("memory", size(task["memory"]) if task["memory"] else "no cap"),
+            ("on node loss", None if task["on_node_loss"] == "keep" else task["on_node_loss"]),
             ("oom events", str(task["oom_events"] or "")),
             ("executor", task["executor"]),
             ("container", task["container"]),
@@ -278,6 +279,33 @@ def resume(context: Context, options: argparse.Namespace) -> int:
     return _act(context, options.ids, "resume")
 
 
+def _requeue_options(parser: argparse.ArgumentParser) -> None:
+    _ids_option(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="even if one may still run there; it is ended when its node is back",
+    )
+
+
+def requeue(context: Context, options: argparse.Namespace) -> int:
+    """Move tasks away from a node that is lost: they wait for another place."""
+    wanted = ids.resolve(context, options.ids)
+    client = context.client()
+
+    def move(each: int) -> Any:
+        return client.request("POST", host_path("requeue", id=each), body={"force": options.force})
+
+    tasks, code = _each(context, wanted.ids, move)
+    if context.json:
+        if tasks:
+            output.print_json(tasks)
+        return code
+    for task in tasks:
+        print(task["id"] if context.quiet else f"task {task['id']}: {_outcome(task, 'requeue')}")
+    return code
+
+
 def _act(context: Context, words: Sequence[str], verb: str, *, grace: float | None = None) -> int:
     wanted = ids.resolve(context, words)
     tasks, errors = intents.tell(context.client(), verb, wanted.ids, grace=grace)
@@ -357,4 +385,7 @@ VERBS = {
     ),
     "task pause": Verb(pause, _ids_option),
     "task resume": Verb(resume, _ids_option),
+    "task requeue": Verb(
+        requeue, _requeue_options, examples=("hakuriver task requeue 7", "hakuriver task requeue 4-9 --force")
+    ),
 }

@@ -80,12 +80,14 @@ def _start(layout: Layout, settings: config.Settings, path: Path | None, port: i
             _await(layout, began)
             return
         except Unreachable:
-            if last or supervised(layout) or all(map(_free, _addresses(settings), ports)):
+            if last or supervised(layout) or not _met_a_conflict(layout):
                 raise
 
 
-def _addresses(settings: config.Settings) -> tuple[str, str]:
-    return settings.network.host_bind_ip, settings.network.runner_bind_ip
+def _met_a_conflict(layout: Layout) -> bool:
+    """Whether a daemon ended because something of its own was taken: a port, most of all."""
+    parts = (endpoint.read_cluster(layout).get(part, {}) for part in ("host", "runner"))
+    return any(part.get("last_exit") == Conflict.exit_code for part in parts)
 
 
 def _config_file(context: Context) -> Path | None:

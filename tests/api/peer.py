@@ -132,7 +132,7 @@ class Peer:
 
     # What it says to the host
 
-    async def register(self, *, cluster: str = "", **facts: Any) -> Any:
+    async def register(self, *, cluster: str = "", high_water: int = 0, **facts: Any) -> Any:
         known = {
             "cores": 2,
             "memory": 8 * 2**30,
@@ -140,8 +140,10 @@ class Peer:
             "boot_id": "boot",
             "version": "0.4.0",
         }
-        body = {"name": self.name, "runner": self.runner, "address": self.address, "facts": known | facts}
+        body: dict[str, Any] = {"name": self.name, "runner": self.runner, "address": self.address}
+        body["facts"] = known | facts
         body["cluster"] = cluster
+        body["high_water"] = high_water
         return await self._host.request("POST", host_path("register"), body=body)
 
     async def heartbeat(self, attempts: Sequence[Key] | None = None, **more: Any) -> Any:

@@ -14,13 +14,16 @@ import daemons.host.migrations as ours
 from daemons.host.migrate import migrate
 from daemons.host.schema import task
 from daemons.host.store import connect
+from hakuriver import statedir
 from hakuriver.errors import ConfigError
+from tests.api.conftest import running_host
 
+SCHEMAS = Path(__file__).parent.parent / "fixtures" / "schemas"
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "0002"
 
 def upgrade():
     op.add_column("task", sa.Column("extra", sa.String()))
@@ -35,10 +38,29 @@ def test_migrations_make_exactly_the_schema(tmp_path: Path) -> None:
         assert compare_metadata(MigrationContext.configure(connection), task.metadata) == []
 
 
+@pytest.mark.parametrize("dump", sorted(SCHEMAS.glob("*.sql")), ids=lambda path: path.stem)
+async def test_databases_of_every_version_open(dump: Path, tmp_path: Path) -> None:
+    """With all that was in them: what runs still runs, what waits still waits."""
+    layout = statedir.layout(tmp_path)
+    statedir.make_private(layout.host)
+    database = sqlite3.connect(layout.database)
+    database.executescript(dump.read_text("utf-8"))
+    database.close()
+    async with running_host(tmp_path) as api:
+        assert [(each["id"], each["state"]) for each in (await api.tasks())["items"]][1:] == [
+            (2, "running"),
+            (1, "completed"),
+        ]
+        assert (await api.tasks(tag="night", state="completed"))["items"][0]["exit_code"] == 0
+        assert (await api.submit("true"))["id"] == 4
+    with connect(layout.database).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), task.metadata) == []
+
+
 def later_scripts(tmp_path: Path) -> str:
     folder = tmp_path / "migrations"
     shutil.copytree(Path(ours.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002_later.py").write_text(NEXT)
+    (folder / "versions" / "v9999_later.py").write_text(NEXT)
     return str(folder)
 
 
@@ -65,7 +87,7 @@ def test_a_failed_upgrade_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     migrate(path)
     scripts = later_scripts(tmp_path)
-    later = Path(scripts) / "versions" / "v0002_later.py"
+    later = Path(scripts) / "versions" / "v9999_later.py"
     later.write_text(f'{NEXT}    op.execute("SELECT * FROM nowhere")\n')
     with pytest.raises(ConfigError, match="nowhere"):
         migrate(path, scripts)
@@ -76,7 +98,7 @@ def test_a_failed_upgrade_changes_nothing(tmp_path: Path) -> None:
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     migrate(path, later_scripts(tmp_path))
-    with pytest.raises(ConfigError, match=r"newer HakuRiver \(schema 0002, this one knows 0001\)") as raised:
+    with pytest.raises(ConfigError, match=r"newer HakuRiver \(schema 9999, this one knows \d{4}\)") as raised:
         migrate(path)
     assert raised.value.instance_code == "newer_schema"
 

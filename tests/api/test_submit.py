@@ -67,6 +67,7 @@ async def test_each_wrong_target_is_named_and_the_good_ones_go(api: Running) -> 
         ({"targets": ["n1"], "container": "torch"}, CannotFit, "n1 has no executor docker: no engine"),
         ({"executor": "systemd"}, CannotFit, "no node has executor systemd"),
         ({"image": "busybox", "stdin": True}, UsageError, "standard input"),
+        ({"image": "busybox", "on_node_loss": "requeue"}, UsageError, "fenced"),
         ({"image": "busybox", "container": "x"}, UsageError, "two environments"),
         ({"executor": "process", "image": "busybox"}, UsageError, "without a container"),
         ({"privileged": True}, UsageError, "containers"),

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ class Daemon:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     kills: int = 0
+
+    def memory(self) -> tuple[int, int]:
+        """Process id and resident KiB."""
+        assert self.process is not None
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return self.process.pid, int(text.partition("VmRSS:")[2].split()[0])
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -93,6 +99,14 @@ class Lab:
     @property
     def proxies(self) -> list[Proxy]:
         return [self.to_host, *self.to_runners]
+
+    def layout(self, name: str) -> statedir.Layout:
+        """The state folder of ``host`` or of a node."""
+        return statedir.layout(self.folder / name)
+
+    def attempt_folder(self, node: str, task: int, number: int = 1) -> Path:
+        """Where a node keeps an attempt."""
+        return self.layout(node).attempts / f"{task}.{number}"
 
     def weather(self, mood: Mood) -> None:
         """The same network everywhere."""
@@ -156,14 +170,15 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(folder: Path, seed: int, nodes: int = 2) -> Iterator[Lab]:
-    """Host and runners, each with its own state folder, on loopback."""
+def lab(folder: Path, seed: int, nodes: int = 2, environ: Mapping[str, str] | None = None) -> Iterator[Lab]:
+    """Host and runners, each with its own state folder, on loopback; ``environ`` is added to that of all."""
     folder.mkdir(parents=True, exist_ok=True)
     credentials = folder / "credentials"
     for name in ("user", "node", "host"):
         statedir.ensure_token(credentials / f"{name}.token")
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     base = kept | TIMING | {"HAKURIVER_PATHS_CREDENTIALS_DIR": str(credentials)}
+    base |= dict(environ or {})
     base |= {
         "HAKURIVER_PATHS_SHARED_DIR": str(folder / "shared"),
         "HAKURIVER_CONFIG": str(folder / "config.toml"),
@@ -184,12 +199,12 @@ def lab(folder: Path, seed: int, nodes: int = 2) -> Iterator[Lab]:
         proxy.upstream = free_port()
         arguments = [HAKURIVER, "runner", "--state-dir", str(folder / f"n{number}"), "--name", f"n{number}"]
         arguments += ["--port", str(proxy.upstream), "--host", f"http://127.0.0.1:{to_host.port}"]
-        environ = base | {"HAKURIVER_NETWORK_RUNNER_ADDRESS": f"127.0.0.1:{proxy.port}"}
-        runners.append(Daemon(f"n{number}", arguments, environ, folder / f"n{number}.log"))
+        with_address = base | {"HAKURIVER_NETWORK_RUNNER_ADDRESS": f"127.0.0.1:{proxy.port}"}
+        runners.append(Daemon(f"n{number}", arguments, with_address, folder / f"n{number}.log"))
     token = statedir.read_token(credentials / "user.token")
     client = Client(f"http://127.0.0.1:{host_port}", token, timeout=10)
     made = Lab(folder, seed, host, runners, to_host, to_runners, client, folder / "shared" / "journal")
-    made.journal.parent.mkdir()
+    made.journal.parent.mkdir(exist_ok=True)
     made.journal.touch()
     try:
         for daemon in made.daemons:

@@ -11,13 +11,18 @@ from dataclasses import dataclass
 
 @dataclass
 class Mood:
-    """Probabilities per request; all zero is a good network, ``cut`` none at all."""
+    """Probabilities per request; all zero is a good network, ``cut`` none at all.
+
+    Lost requests with all answers well, or the other way round, cut one way only. What is lost is answered
+    by a reset, or, with ``silent``, by nothing until the caller gives up or it is over.
+    """
 
     lose_request: float = 0.0
     lose_answer: float = 0.0
     repeat: float = 0.0
     delay: float = 0.0
     cut: bool = False
+    silent: bool = False
 
 
 class Proxy:
@@ -40,21 +45,19 @@ class Proxy:
         self._thread.join(5)
 
     def _run(self) -> None:
-        async def start() -> None:
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            self.port = server.sockets[0].getsockname()[1]
-            self._ready.set()
-
-        self._loop.run_until_complete(start())
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
         self._loop.run_forever()
+        server.close()
         self._loop.run_until_complete(self._end())
         self._loop.close()
 
     async def _end(self) -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     def _chance(self, probability: float) -> bool:
         hit = self._random.random() < probability
@@ -66,7 +69,7 @@ class Proxy:
             mood = self.mood
             request = await self._read(reader)
             if mood.cut or self._chance(mood.lose_request):
-                writer.transport.abort()
+                await self._lose(reader, writer)
                 return
             if self._chance(mood.delay):
                 await asyncio.sleep(self._random.uniform(0, 1.5))
@@ -74,11 +77,16 @@ class Proxy:
             if self._chance(mood.repeat):
                 answer = await self._forward(request)
             if mood.cut or self._chance(mood.lose_answer):
-                writer.transport.abort()
+                await self._lose(reader, writer)
                 return
             writer.write(answer)
             await writer.drain()
         writer.close()
+
+    async def _lose(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while self.mood.silent and not reader.at_eof():
+            await asyncio.sleep(0.05)
+        writer.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")

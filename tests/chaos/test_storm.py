@@ -21,10 +21,12 @@ def _weather(folder: Path, images: tuple[str | None, ...]) -> None:
     assert outcome.violations == []
 
 
+@pytest.mark.timeout(300)
 def test_processes_in_a_storm(tmp_path: Path) -> None:
     _weather(tmp_path, (None,))
 
 
 @pytest.mark.docker
+@pytest.mark.timeout(300)
 def test_containers_in_a_storm(tmp_path: Path, busybox: str) -> None:
     _weather(tmp_path, (busybox, None))

@@ -45,6 +45,18 @@ def test_json_keys_of_tasks(cluster: Cluster) -> None:
     assert shown["attempts"][0]["attempt"] == 1
 
 
+def test_a_task_whose_node_is_there_is_not_moved(cluster: Cluster) -> None:
+    (made,) = cluster.ok("task", "submit", "--on-node-loss", "requeue", "--", "sleep", "100")
+    assert made["on_node_loss"] == "requeue"
+    cluster.running(made["id"])
+    refused = cluster.cli("task", "requeue", "--force", str(made["id"]))
+    assert refused.code == 6
+    assert "is online, so task" in refused.err
+    cluster.ok("task", "kill", str(made["id"]))
+    (ended,) = cluster.wait(made["id"])
+    assert ended["attempt"] == 1
+
+
 def test_json_keys_of_nodes_and_status(cluster: Cluster) -> None:
     (node,) = cluster.ok("nodes")
     assert set(node) >= NODE
@@ -84,7 +96,7 @@ def test_ids_in_all_their_forms(cluster: Cluster) -> None:
     assert json.loads(partly.err)["error"]["code"] == "not_found"
     assert cluster.cli("task", "kill", "999998-999999").code == 3
     cluster.wait(first)
-    gone = cluster.cli("task", "show", "ids-here")
+    gone = cluster.cli("task", "kill", "ids-here")
     assert gone.code == 3
     assert f"the last one of that name was {first}" in gone.err
 

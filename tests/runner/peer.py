@@ -59,6 +59,10 @@ class Host:
         self.down = False  # answer 503 to everything
         self.lose_answers = 0  # take so many report batches and break the connection instead of answering
         self.cluster = CLUSTER
+        self.epoch = 1
+        self.lease = 60.0
+        self.forgiving = False  # reports may come without those before them
+        self.refusing: set[int] = set()  # tasks whose reports are refused
         self._server = _Server(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -99,10 +103,15 @@ class Host:
         verb = path.rpartition("/")[2]
         if verb == "register":
             self.registrations.append(body)
-            return {"cluster": self.cluster, "epoch": 1, "heartbeat_interval": 0.2}
+            return {
+                "cluster": self.cluster,
+                "epoch": self.epoch,
+                "heartbeat_interval": 0.2,
+                "lease": self.lease,
+            }
         if verb == "heartbeat":
             self.heartbeats.append(body)
-            return {"epoch": 1, "introduce": False}
+            return {"epoch": self.epoch, "introduce": False}
         if verb == "goodbye":
             self.goodbyes += 1
             return {"ok": True}
@@ -111,10 +120,14 @@ class Host:
         for report in body["reports"]:
             self.deliveries += 1
             key = (report["task"], report["attempt"], report["sequence"])
+            if report["task"] in self.refusing:
+                results.append(dict(zip(("task", "attempt", "sequence"), key, strict=True)))
+                results[-1] |= {"result": "refused", "message": "its task moved on"}
+                continue
             known = any((r["task"], r["attempt"], r["sequence"]) == key for r in self.reports)
             if not known:
                 last = max((r["sequence"] for r in self.of(*key[:2])), default=0)
-                assert report["sequence"] == last + 1, "reports of an attempt come in order"
+                assert self.forgiving or report["sequence"] == last + 1, "reports of an attempt come in order"
                 self.reports.append(report)
             results.append(dict(zip(("task", "attempt", "sequence"), key, strict=True)))
             results[-1]["result"] = "duplicate" if known else "applied"

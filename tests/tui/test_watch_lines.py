@@ -63,12 +63,12 @@ async def test_a_large_snapshot_is_decoded_beside_the_event_loop() -> None:
 
 async def test_the_loop_goes_on_while_a_large_line_is_decoded() -> None:
     line = json.dumps({"type": "snapshot", "tasks": [task(i) for i in range(20_000)]}).encode()
-    longest = 0.0
+    started, longest = time.perf_counter(), 0.0
     decoding = asyncio.create_task(asyncio.to_thread(decode, line))
     while not decoding.done():
-        before = time.thread_time(), time.perf_counter()
+        before = time.perf_counter()
         await asyncio.sleep(0.001)
-        longest = max(longest, time.perf_counter() - before[1])
+        longest = max(longest, time.perf_counter() - before)
     found = decoding.result()
     assert isinstance(found, dict) and len(found["tasks"]) == 20_000
-    assert longest < 0.2, "the whole at once takes longer than that"
+    assert longest < (time.perf_counter() - started) / 2, "the loop had its turns in between"

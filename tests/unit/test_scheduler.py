@@ -219,7 +219,12 @@ def test_the_emptiest_node_is_chosen() -> None:
 def test_a_hundred_thousand_waiting_tasks_cost_next_to_nothing() -> None:
     queue = {ask(number / 1000): list(range(number, 100_000, 100)) for number in range(1, 101)}
     nodes = [node(f"n{number}", 64, 0) for number in range(20)]
-    started = time.perf_counter()
-    for _ in range(20):
-        place(queue, nodes)
-    assert (time.perf_counter() - started) / 20 < 0.02
+    few = {shape: ids[:1] for shape, ids in queue.items()}
+
+    def cost(waiting: dict[Shape, list[int]]) -> float:
+        started = time.process_time()
+        for _ in range(20):
+            place(waiting, nodes)
+        return time.process_time() - started
+
+    assert min(cost(queue) for _ in range(3)) < 5 * max(cost(few) for _ in range(3)), "a pass looks at shapes"

@@ -39,14 +39,17 @@ def handlers(host: Host) -> dict[str, Handler]:
                 cluster=identity.cluster,
                 epoch=identity.epoch,
                 heartbeat_interval=host.settings.timing.heartbeat_interval,
+                lease=host.settings.timing.lease,
             )
         )
 
     async def heartbeat(request: Request, principal: Principal) -> Response:
         name: str = request.path_params["name"]
         check_subject(principal, name)
-        again = await host.nodes.heartbeat(name, await read_body(request, Heartbeat))
+        given = await read_body(request, Heartbeat)
+        again = await host.nodes.heartbeat(name, given)
         if not again:
+            await host.losses.heard(name, given)
             host.dispatcher.node_alive(name)
             host.hub.touch(name)
         return answer(heartbeat_answer(host.store.identity.epoch, again))

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from daemons.common.web import Handler, Principal, read_body, read_bytes, validate
-from daemons.host import intents, listing, submit
+from daemons.host import intents, listing, losses, submit
 from daemons.host.context import Host
 from daemons.host.routes import query
 from daemons.host.rows import TaskRow, load_tasks, task_view
@@ -19,7 +19,7 @@ from daemons.host.schema import task
 from hakuriver.errors import Conflict, HakuRiverError, UsageError
 from hakuriver.lifecycle import State
 from hakuriver.paths import HEADER_IDEMPOTENCY, HEADER_MACHINE, MAX_STDIN, runner_path
-from hakuriver.wire import IntentsRequest, KillRequest, SignalRequest, SubmitRequest
+from hakuriver.wire import IntentsRequest, KillRequest, RequeueRequest, SignalRequest, SubmitRequest
 
 _LIST = ("state", "node", "owner", "tag", "batch", "kind", "name", "machine", "limit", "cursor")
 _FED = frozenset({State.RUNNING, State.PAUSED})
@@ -73,6 +73,14 @@ def handlers(host: Host) -> dict[str, Handler]:
     async def resume(request: Request, principal: Principal) -> Response:
         return await _change(query.task_id(request), intents.Ask("resume", principal.subject))
 
+    async def requeue(request: Request, principal: Principal) -> Response:
+        number = query.task_id(request)
+        given = await read_body(request, RequeueRequest)
+        rows = await host.store.read(lambda connection: load_tasks(connection, [number]))
+        left = host.losses.lease_left(rows[0].node if rows else None)
+        move = losses.Move(principal.subject, given.force, left)
+        return _json((await host.store.write(lambda tx: losses.requeue(tx, number, move))).view)
+
     async def many(request: Request, principal: Principal) -> Response:
         given = await read_body(request, IntentsRequest)
         ask = intents.Ask(given.verb, principal.subject, _grace(given), given.delay)
@@ -117,6 +125,7 @@ def handlers(host: Host) -> dict[str, Handler]:
         "unkill": unkill,
         "pause": pause,
         "resume": resume,
+        "requeue": requeue,
         "intents": many,
         "signal": send_signal,
         "stdin": stdin,

@@ -43,6 +43,12 @@ class DockerExecutor:
 
     def check(self, attempt: Attempt) -> None:
         container.check(attempt.spec, self._rules)
+        if attempt.spec.fenced:
+            raise CannotFit(
+                f"node {self._rules.node} has no fence for containers: they can't move when it is lost",
+                hint="use --on-node-loss keep, or a process task",
+                code="no_fence",
+            )
 
     async def run(self, work: Work) -> End:
         if not work.attempt.handle.get("start_sent"):
@@ -243,7 +249,11 @@ class DockerExecutor:
         if attempt.handle["wrapped"] and code == NO_CLAIM and await self._take_claim(attempt):
             return End(error="its start can't be recorded (is the node's disk full?)", ended_at=finished)
         oom = bool(state.get("OOMKilled"))
+        stopped = not attempt.kill_wanted and await self._engine.ended_by_stop(
+            attempt.handle["container"], started, finished
+        )
         return End(
+            cut="engine_stopped: the Docker engine was stopped while it ran" if stopped else None,
             exit_code=code,
             over_memory=oom and code == 137,
             oom_events=int(oom),
@@ -270,6 +280,9 @@ class DockerExecutor:
         await asyncio.sleep(grace)
         await self._send(attempt, "SIGKILL")
 
+    async def fence_lives(self, attempt: Attempt) -> bool:  # noqa: ARG002
+        return False
+
     async def pause(self, attempt: Attempt) -> None:
         await self._pausing(attempt, "pause", already="already paused")
 
@@ -285,7 +298,7 @@ class DockerExecutor:
 
     async def signal(self, attempt: Attempt, number: int) -> None:
         try:
-            await self._engine.call(lambda api: api.kill(attempt.handle["container"], number))
+            await self._engine.signal(attempt.handle["container"], number)
         except APIError as error:
             raise Conflict(f"attempt {attempt.name} doesn't run", code="not_running") from error
         except EngineAway as error:
@@ -297,7 +310,7 @@ class DockerExecutor:
     async def _send(self, attempt: Attempt, name: str) -> None:
         """A signal; that the container has ended meanwhile is fine."""
         try:
-            await self._engine.call(lambda api: api.kill(attempt.handle["container"], name))
+            await self._engine.signal(attempt.handle["container"], name)
         except APIError as error:
             if error.status_code not in (404, 409):
                 raise Unreachable(f"the engine can't signal it: {error.explanation}") from error

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
+from collections import Counter, deque
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +30,9 @@ LOOK_INTERVAL = 5.0
 LABEL_RUNNER = "hakuriver.runner"
 LABEL_CLUSTER = "hakuriver.cluster"
 LABEL_ATTEMPT = "hakuriver.attempt"
+ABSENT = "no Docker engine runs here"
+SLACK = 1.0  # seconds that a broken stream of events may be noticed late
+STOPPING = 20.0  # seconds that an engine takes at most to stop: it gives its containers 15
 
 
 class EngineAway(Exception):
@@ -43,6 +50,14 @@ class Engine:
         self._api: Any = None  # docker.APIClient: its published types are not complete
         self._stream: Any = None
         self._waiting: dict[str, asyncio.Event] = {}
+        self._seen_to_die: set[str] = set()  # of those: its end was told before the engine could stop
+        self._signalled: set[str] = set()  # of those: by others than us, as an engine that stops does
+        self._ours: Counter[str] = Counter()  # of those: our signals that the engine has not told of yet
+        self._live_restore: bool | None = None  # whether containers outlive this engine; None: not known yet
+        self._lost_at: float | None = None  # time of day at which it was stopped
+        self._stops: deque[tuple[float, float]] = deque(
+            maxlen=64
+        )  # when it was not there, and ended everything
         self.unavailable: str | None = "the Docker engine was not looked for yet"
 
     def close(self) -> None:
@@ -70,15 +85,49 @@ class Engine:
         try:
             api = self._api or await self._threads.call_within(10, _connect)
             await self._threads.call_within(10, api.ping)
+            if self._live_restore is None or self._lost_at is not None:
+                facts = await self._threads.call_within(10, api.info)
+                self._came(live_restore=bool(facts.get("LiveRestoreEnabled")))
             self._api, self.unavailable = api, None
         except (DockerException, RequestException, HTTPError, OSError) as error:
             self._api, self.unavailable = None, _why(error)
+            if self.unavailable == ABSENT:
+                self._lost_at = self._lost_at or time.time()
         if before != self.unavailable:
             if self.unavailable is None:
                 log.info("engine_found")
             else:
                 log.warning("engine_absent", reason=self.unavailable)
             self._changed.set()
+
+    def _came(self, *, live_restore: bool) -> None:
+        """It is there (again), and says whether containers outlive it from now on."""
+        if self._lost_at is not None and not (
+            live_restore if self._live_restore is None else self._live_restore
+        ):
+            self._stops.append((self._lost_at, time.time()))
+        self._live_restore, self._lost_at = live_restore, None
+
+    async def ended_by_stop(self, container: str, started: datetime, finished: datetime) -> bool:
+        """Whether a container ended because the engine was stopped, and containers don't outlive this engine.
+
+        An engine that is stopped signals its containers and still tells how they end before it goes itself,
+        so a container that somebody signalled waits for what comes.
+        """
+        began, ended = started.timestamp(), finished.timestamp()
+        if container not in self._signalled:
+            return container not in self._seen_to_die and self._stopped(began, ended, SLACK)
+        deadline = time.monotonic() + STOPPING
+        while not (found := self._stopped(began, ended, STOPPING)) and time.monotonic() < deadline:
+            await self.rest(container, 0.5)
+        return found
+
+    def _stopped(self, began: float, ended: float, early: float) -> bool:
+        """Whether the engine went between two times of day, the second of them by so much too early."""
+        stops = list(self._stops)
+        if self._lost_at is not None and not self._live_restore:
+            stops.append((self._lost_at, math.inf))
+        return any(began < since and since - early <= ended <= until for since, until in stops)
 
     async def watch(self) -> None:
         """Keep looking, and follow the events while it is there."""
@@ -99,6 +148,18 @@ class Engine:
 
     def forget(self, container: str) -> None:
         self._waiting.pop(container, None)
+        self._seen_to_die.discard(container)
+        self._signalled.discard(container)
+        self._ours.pop(container, None)
+
+    async def signal(self, container: str, number: int | str) -> None:
+        """Send a signal; raises like ``call``."""
+        self._ours[container] += 1
+        try:
+            await self.call(lambda api: api.kill(container, number))
+        except (APIError, EngineAway):
+            self._ours[container] -= 1
+            raise
 
     async def _inspect(self) -> None:
         """Wake those whose container doesn't run: an event may have been missed."""
@@ -114,19 +175,30 @@ class Engine:
         loop = asyncio.get_running_loop()
 
         def listen() -> None:
-            filters = {"type": "container", "event": ["die", "destroy", "oom"], "label": self._label}
+            filters = {"type": "container", "event": ["die", "destroy", "oom", "kill"], "label": self._label}
             with contextlib.suppress(DockerException, RequestException, HTTPError, OSError, ValueError):
                 self._stream = api.events(decode=True, filters=filters)
                 for event in self._stream:
-                    loop.call_soon_threadsafe(self._wake, str(event.get("id", "")))
+                    loop.call_soon_threadsafe(self._heard, event)
+                self._lost_at = self._lost_at or time.time()
 
         with contextlib.suppress(TimeoutError):
             await self._listener.call_within(24 * 3600, listen)
         self._wake_all()
 
-    def _wake(self, container: str) -> None:
-        if container in self._waiting:
-            self._waiting[container].set()
+    def _heard(self, event: dict[str, Any]) -> None:
+        container, action = str(event.get("id", "")), event.get("Action")
+        if container not in self._waiting:
+            return
+        if action == "kill":
+            if self._ours[container] > 0:
+                self._ours[container] -= 1
+            elif (event.get("Actor") or {}).get("Attributes", {}).get("signal") != "9":
+                self._signalled.add(container)
+            return
+        if action == "die":
+            self._seen_to_die.add(container)
+        self._waiting[container].set()
 
     def _wake_all(self) -> None:
         for event in self._waiting.values():
@@ -148,7 +220,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError) or "timed out" in text:
         return "the Docker engine doesn't answer in time"
     if "FileNotFoundError" in text or "ConnectionRefusedError" in text:
-        return "no Docker engine runs here"
+        return ABSENT
     if "PermissionError" in text:
         return "this user may not use the Docker engine (group docker)"
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from daemons.runner.cgroups import MemoryGroups
 from daemons.runner.environment import Account, process_variables
 from daemons.runner.folders import prepare
 from daemons.runner.forkserver import ForkServer, Line, Reply
+from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, End, TryLater, Work
 from daemons.runner.shim.status import Status
 from daemons.runner.threads import Threads
@@ -44,11 +46,17 @@ class ProcessExecutor:
     """Runs attempts through the fork server."""
 
     def __init__(
-        self, place: Place, server: ForkServer, groups: MemoryGroups | None, threads: Threads
+        self,
+        place: Place,
+        server: ForkServer,
+        groups: MemoryGroups | None,
+        lease: Lease,
+        threads: Threads,
     ) -> None:
         self._place = place
         self._server = server
         self._groups = groups
+        self._lease = lease
         self._threads = threads
 
     @property
@@ -68,6 +76,8 @@ class ProcessExecutor:
         if claimed and rebooted:
             return await self._after_reboot(attempt)
         if not claimed:
+            if attempt.spec.fenced:
+                await self._lease.require()
             await work.save(attempt.handle)
             try:
                 await self._threads.call(self._prepare, attempt)
@@ -119,11 +129,16 @@ class ProcessExecutor:
             "cpus": attempt.handle.get("cpus", []),
             "stdin": spec.stdin,
             "watch_memory": spec.memory,
+            "fenced": spec.fenced,
         }
 
     async def kill(self, attempt: Attempt, grace: float) -> None:
         if await self._server.order(attempt.name, {"op": "kill", "grace": grace}) is None:
             raise Unreachable("nobody keeps it at this moment")
+
+    async def fence_lives(self, attempt: Attempt) -> bool:
+        answer = await self._server.order(attempt.name, {"op": "fence"})
+        return answer is not None and answer.get("fence") is True
 
     async def pause(self, attempt: Attempt) -> None:
         await self._must(attempt, {"op": "pause"})
@@ -208,6 +223,8 @@ def end_of(status: Status) -> End:
         "ended_boot": status["ended_boot"],
         "boot_id": status["boot"],
     }
+    if status.get("fenced") and (raw is None or (os.WIFSIGNALED(raw) and os.WTERMSIG(raw) == signal.SIGKILL)):
+        return End(lost=f"fenced: no lease for {max(1, round(status['no_lease_for']))} s", **times)
     if raw is None:
         return End(lost="its shim and the fork server were killed: nobody saw how it ended", **times)
     if error is not None:

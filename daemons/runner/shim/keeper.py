@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from daemons.runner.shim.family import Family
+from daemons.runner.shim.lease import Fence
 from daemons.runner.shim.memory import WATCH_INTERVAL, MemoryWatch, oom_kills
 from daemons.runner.shim.proc import boottime
 from daemons.runner.shim.sockets import Clients, listen, say
@@ -41,6 +42,7 @@ class Keeper:
         self._order = order
         self._family = Family(self.pid, status["start"], shim=shim, env=order["env"])
         self._memory = MemoryWatch(order.get("watch_memory") or 0, self._family.members)
+        self._fence = Fence(folder, status["lease"]) if order.get("fenced") else None
         self._stdin = Stdin(stdin)
         self._kill_at: float | None = None
         self._term_sent = False
@@ -97,6 +99,12 @@ class Keeper:
         if too_much:
             self.status |= {"oom": True, "oom_events": 1}
             self._family.signal(signal.SIGKILL)
+        if self._fence is not None:
+            over, look_at = self._fence.look(now)
+            due = min(due, look_at)
+            if over and not self.status["fenced"]:
+                self.status |= {"fenced": True, "no_lease_for": over}
+                self._kill_at = now
         if self.orphan:
             if not self._family.leader_lives():
                 self.reaped(None)
@@ -173,6 +181,8 @@ class Keeper:
                 self._family.signal(signal.SIGCONT)
             case "stdin":
                 return self._stdin.take(message)
+            case "fence":
+                return {"fence": self._fence is not None and not self.status["fenced"]}
             case _:
                 return {"error": "unknown"}
         return {"ok": True}

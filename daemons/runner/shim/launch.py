@@ -14,8 +14,9 @@ from daemons.runner.shim.status import Status, store_status
 from daemons.runner.shim.task import become_task
 
 
-def launch(selector: selectors.BaseSelector, folder: int, order: dict[str, Any]) -> Keeper:
-    """Fork the task, as the shim; it executes only after its pid is stored."""
+def launch(selector: selectors.BaseSelector, folder: int, order: dict[str, Any], lease: float) -> Keeper:
+    """Fork the task, as the shim; it executes only after its pid is stored. ``lease``: until when it may run
+    as far as is known, if it is fenced."""
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC) if order.get("stdin") else (None, None)
@@ -24,7 +25,7 @@ def launch(selector: selectors.BaseSelector, folder: int, order: dict[str, Any])
         _close(go_write, error_read, stdin_write)
         become_task(folder, order, go_read, error_write, stdin_read)
     _close(go_read, error_write, stdin_read)
-    status = _started(pid)
+    status = _started(pid, lease)
     store_status(folder, status, durable=False)
     os.write(go_write, b"g")
     os.close(go_write)
@@ -34,7 +35,7 @@ def launch(selector: selectors.BaseSelector, folder: int, order: dict[str, Any])
     return Keeper(selector, folder, status, order, shim=os.getpid(), stdin=stdin_write)
 
 
-def _started(pid: int) -> Status:
+def _started(pid: int, lease: float) -> Status:
     """The status of a task from its fork on: every field that it will ever have."""
     facts = process(pid)
     return {
@@ -50,6 +51,9 @@ def _started(pid: int) -> Status:
         "oom": False,
         "oom_events": 0,
         "error": None,
+        "lease": lease,
+        "fenced": False,
+        "no_lease_for": 0.0,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from daemons.runner.shim.claim import CannotStart, open_attempt, read_order, take_claim
 from daemons.runner.shim.launch import launch
+from daemons.runner.shim.lease import Fence
 from daemons.runner.shim.proc import be_reaper, reap
 from daemons.runner.shim.sockets import say, wait_for, wake_on_child
 
@@ -17,13 +18,13 @@ def live(attempts: int, name: str, client: socket.socket) -> None:
     """Run in the new process of a shim. ``client`` asked for it and is told everything."""
     be_reaper()
     try:
-        folder, order = _take(attempts, name)
+        folder, order, lease = _take(attempts, name)
     except CannotStart as error:
         say(client, {"refused": str(error)})
         return
     selector = selectors.PollSelector()
     wake_on_child(selector)
-    keeper = launch(selector, folder, order)
+    keeper = launch(selector, folder, order, lease)
     keeper.watch(client)
     say(client, {"status": keeper.status})
     while not keeper.done:
@@ -34,8 +35,9 @@ def live(attempts: int, name: str, client: socket.socket) -> None:
                 keeper.reaped(raw)
 
 
-def _take(attempts: int, name: str) -> tuple[int, dict[str, Any]]:
-    """The attempt's folder, locked and claimed, and its order; raises CannotStart."""
+def _take(attempts: int, name: str) -> tuple[int, dict[str, Any], float]:
+    """The attempt's folder, locked and claimed, its order, and until when it may run if it is fenced; raises
+    CannotStart."""
     try:
         folder = open_attempt(attempts, name)
     except BlockingIOError:
@@ -46,5 +48,8 @@ def _take(attempts: int, name: str) -> tuple[int, dict[str, Any]]:
         order = read_order(folder)
     except (OSError, ValueError) as error:
         raise CannotStart(f"its order can't be read: {error}") from None
+    fence = Fence(folder)
+    if order.get("fenced") and fence.over_for():
+        raise CannotStart("the lease of this node is over: no heartbeat was acknowledged in time")
     take_claim(folder)
-    return folder, order
+    return folder, order, fence.deadline

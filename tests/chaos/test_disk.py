@@ -1,0 +1,114 @@
+"""Disks of 16 MB under database, journal and attempts that fill up and are freed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hakuriver import statedir
+from hakuriver.errors import StorageFull
+from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
+from tests.chaos.history import Job
+from tests.chaos.lab import lab
+from tests.chaos.work import heard, reaches, settled, submit, task_of
+from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a filesystem: needs root")
+
+
+@contextlib.contextmanager
+def small(point: Path) -> Iterator[Path]:
+    """A disk of 16 MB at ``point``; yields a file that can fill it."""
+    point.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M,mode=0700", "tmpfs", str(point)], check=True)
+    try:
+        yield point / "hog"
+    finally:
+        subprocess.run(["umount", "-l", str(point)], check=True)
+
+
+def fill(hog: Path) -> None:
+    """Take every byte that is left."""
+    with hog.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+
+
+def sound(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_the_database(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    with small(folder / "host") as hog, lab(folder, seed=5, nodes=1) as made:
+        long = Job(1, 4.0, 1, "exit 7")
+        running = submit(made, long)
+        reaches(made, running, "running")
+        fill(hog)
+        refused: tuple[dict[str, object], dict[str, str]] | None = None
+        accepted = []
+        for number in itertools.count():
+            # the log has room left over for some: what is accepted is stored, what isn't leaves nothing
+            body = {"command": ["true", "x" * 100_000], "cores": 0, "name": f"big-{number}"}
+            key = {HEADER_IDEMPOTENCY: f"big-{number}"}
+            try:
+                made.client.request("POST", host_path("submit"), body=body, headers=key)
+            except StorageFull as error:
+                refused = (body, key)
+                assert "nothing was stored" in error.hint
+                break
+            accepted.append(f"big-{number}")
+            assert number < 1000, "the disk never gets full"
+        names = {str(task["name"]) for task in made.tasks()}
+        assert names == {"job-1", *accepted}, "reading goes on, and nothing was half stored"
+        hog.unlink()
+        assert refused is not None
+        body, key = refused
+
+        def again() -> bool:
+            try:
+                made.client.request("POST", host_path("submit"), body=body, headers=key)
+            except StorageFull:
+                return False
+            return True
+
+        until(again, "it heals when there is room")
+        assert again(), "the same submit again is the same task"
+        assert settled(made, {1: long}) == []
+        assert sum(task["name"] == body["name"] for task in made.tasks()) == 1
+        made.host.kill9()
+        sound(made.layout("host").database)
+
+
+@pytest.mark.parametrize("what", ["runner", "attempts"], ids=["the journal and the attempts", "attempts"])
+def test_the_runner(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "lab"
+    layout = statedir.layout(folder / "n0")
+    point = {"runner": layout.runner, "attempts": layout.attempts}[what]
+    with small(point) as hog, lab(folder, seed=6, nodes=1) as made:
+        jobs = {1: Job(1, 1.5, 1, "exit 7"), 2: Job(2, 1.5, 1, "kill -SEGV $$")}
+        ids = [submit(made, job) for job in jobs.values()]
+        for task in ids:
+            reaches(made, task, "running")
+        fill(hog)
+        jobs |= {nonce: Job(nonce, 0, 1, "exit 0") for nonce in range(3, 9)}
+        late = [submit(made, job) for nonce, job in jobs.items() if nonce >= 3]
+        full = time.monotonic()
+        # the two end on the full disk: the place for their end was set aside before they started
+        until(lambda: made.journal.read_text().count("E ") >= 2, "two tasks end on a full disk")
+        until(lambda: time.monotonic() > full + 3, "some tries")
+        heard(made)
+        assert {task_of(made, task)["state"] for task in late} <= {"pending", "assigned", "preparing"}
+        hog.unlink()
+        assert settled(made, jobs) == []
+        made.runners[0].kill9()
+        sound(layout.journal)

@@ -1,0 +1,109 @@
+"""Who is who: two runners with one name, a runner that moved, a pid that is somebody else's by now."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemons.runner.shim.status import read_status, store_status
+from hakuriver.errors import HakuRiverError
+from hakuriver.paths import host_path
+from tests.chaos.history import Job
+from tests.chaos.lab import Lab, free_port, lab
+from tests.chaos.proxy import Proxy
+from tests.chaos.work import node_state, reaches, settled, submit, task_of
+from tests.waiting import until
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Lab]:
+    """A host and two runners."""
+    with lab(tmp_path / "lab", seed=9) as made:
+        yield made
+
+
+def test_a_second_runner_of_the_same_name_is_refused(two: Lab) -> None:
+    jobs = {1: Job(1, 4.0, 5, "exit 7"), 2: Job(2, 4.0, 5, "exit 139"), 3: Job(3, 0, 5, "exit 0")}
+    second = two.runners[1]
+    first_s, second_s = submit(two, jobs[1], node="n0"), submit(two, jobs[2], node="n1")
+    for task in (first_s, second_s):
+        reaches(two, task, "running")
+    second.kill9()
+    until(lambda: node_state(two, "n1") == "unreachable", "the second node is missed")
+    second.arguments[second.arguments.index("--name") + 1] = "n0"
+    second.start()
+    until(lambda: "another runner" in second.log.read_text(), "the second hears why not")
+    assert node_state(two) == "online"
+    reaches(two, submit(two, jobs[3], node="n0"), "completed")
+    assert task_of(two, second_s)["state"] == "running", "what the other name has is not touched"
+    second.stop()
+    second.arguments[second.arguments.index("--name") + 1] = "n1"
+    second.start()
+    assert settled(two, jobs) == [], "and under its own name it is back with all it knows"
+
+
+def test_a_runner_that_moved(two: Lab) -> None:
+    runner = two.runners[0]
+    jobs = {nonce: Job(nonce, 2.0, 5, "exit 7") for nonce in range(1, 5)}
+    ids = [submit(two, job) for job in jobs.values()]
+    for task in ids:
+        reaches(two, task, "running", "failed")
+    runner.kill9()
+    moved = Proxy(99)
+    try:
+        moved.upstream = free_port()
+        runner.arguments[runner.arguments.index("--port") + 1] = str(moved.upstream)
+        runner.environ["HAKURIVER_NETWORK_RUNNER_ADDRESS"] = f"127.0.0.1:{moved.port}"
+        runner.start()
+        address = f"http://127.0.0.1:{moved.port}"
+        until(
+            lambda: two.ask("GET", host_path("node", name="n0"))["address"] == address,
+            "the host knows where it is",
+        )
+        jobs |= {nonce: Job(nonce, 0, 5, "exit 0") for nonce in range(5, 9)}
+        for nonce in range(5, 9):
+            submit(two, jobs[nonce])
+        assert settled(two, jobs) == []
+    finally:
+        runner.stop()
+        moved.close()
+
+
+def _kill_keepers(folder: Path) -> None:
+    """kill -9 the fork server of a runner and all its shims."""
+    for proc in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            line = (proc / "cmdline").read_bytes() if proc.name.isdigit() else b""
+            if b"daemons.runner.shim.server" in line and line.endswith(b"\0" + bytes(folder) + b"\0"):
+                os.kill(int(proc.name), signal.SIGKILL)
+
+
+def test_a_pid_that_is_a_stranger_s_by_now(two: Lab) -> None:
+    body = {"command": ["sleep", "60"], "cores": 0, "targets": ["n0"]}
+    task = two.submit(1, body, time.monotonic() + 30)
+    reaches(two, task, "running")
+    two.runners[0].kill9()
+    _kill_keepers(two.layout("n0").runner)
+    folder = os.open(two.attempt_folder("n0", task), os.O_RDONLY)
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        try:
+            status = read_status(folder)
+            assert status is not None and status["phase"] == "started"
+            os.kill(status["pid"], signal.SIGKILL)
+            store_status(folder, status | {"pid": stranger.pid}, durable=True)
+            two.runners[0].start()
+            with contextlib.suppress(HakuRiverError):
+                two.client.request("POST", host_path("kill", id=task), body={"grace": 0})
+            ended = reaches(two, task, "lost", "killed", "failed", "completed")
+            assert (ended["state"], ended["exit_code"], ended["signal"]) == ("lost", None, None)
+            assert stranger.poll() is None, "nobody touched the stranger"
+        finally:
+            os.close(folder)
+            stranger.kill()

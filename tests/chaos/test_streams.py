@@ -1,0 +1,78 @@
+"""kill -9 of the runner, again and again, while tasks write binary: no byte is lost or doubled."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.lab import Lab, lab
+from tests.chaos.work import reaches
+from tests.waiting import until
+
+SIZE = 10 * 2**20
+PIECE = 2**16
+KILLS = 6
+# the streams are files that the test made; a breath between the pieces makes room for the kills
+WRITE = f"""
+i=0
+while [ $i -lt {SIZE // PIECE} ]; do
+  dd if="$1" bs={PIECE} skip=$i count=1 2>/dev/null
+  dd if="$2" bs={PIECE} skip=$i count=1 >&2 2>/dev/null
+  i=$((i + 1)); sleep 0.02
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("streams") / "lab", seed=3, nodes=1) as made:
+        yield made
+
+
+def _streams(folder: Path, seed: int) -> dict[str, str]:
+    """Two files of random bytes; the sha256 of each by the name of its stream."""
+    source = random.Random(seed)
+    digests = {}
+    for stream in ("stdout", "stderr"):
+        data = source.randbytes(SIZE)
+        (folder / f"{seed}.{stream}").write_bytes(data)
+        digests[stream] = hashlib.sha256(data).hexdigest()
+    return digests
+
+
+def _longer(path: Path, size: int) -> bool:
+    return path.stat().st_size > size
+
+
+def _write_through_kills(made: Lab, image: str | None, seed: int) -> None:
+    want = _streams(made.journal.parent, seed)
+    folder = "/shared" if image else str(made.journal.parent)
+    command = ["sh", "-c", WRITE, "sh", f"{folder}/{seed}.stdout", f"{folder}/{seed}.stderr"]
+    body = {"command": command, "cores": 0, "image": image}
+    task = made.submit(seed, body, time.monotonic() + 60)
+    reaches(made, task, "running")
+    local = made.attempt_folder("n0", task) / "io" / "out"
+    for number in range(KILLS):
+        least = SIZE // (KILLS + 1) * number + PIECE
+        until(partial(_longer, local, least), "more was written")
+        (runner,) = made.runners
+        runner.kill9()
+        runner.start()
+    assert reaches(made, task, "completed", "failed", "lost", seconds=60)["state"] == "completed"
+    got = {stream: hashlib.sha256(made.log(task, stream)).hexdigest() for stream in want}
+    assert got == want
+
+
+def test_a_process(one: Lab) -> None:
+    _write_through_kills(one, None, 1)
+
+
+@pytest.mark.docker
+def test_a_container(one: Lab, busybox: str) -> None:
+    _write_through_kills(one, busybox, 2)
