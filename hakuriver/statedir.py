@@ -6,7 +6,7 @@
     supervisor.lock     held by the running supervisor
     credentials/        user.token  node.token  host.token     each 0600
     host/               hakuriver.db  host.log
-    runner/             journal.db  runner.log  forkserver-*.sock  attempts/<task>.<n>/
+    runner/             journal.db  runner.log  lease  forkserver-*.sock  attempts/<task>.<n>/
     shared/             the default shared_dir: task_outputs/  task_errors/
     temp/               the default local_temp_dir
 """
