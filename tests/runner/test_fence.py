@@ -83,7 +83,7 @@ def test_a_fenced_task_lives_as_long_as_the_host_answers_and_not_longer(crew: Ru
     crew.host.down = True
     since = time.monotonic()
     eventually(lambda: status(crew, task)["phase"] == "final", what="the fence")
-    assert LEASE - 0.5 < time.monotonic() - since < LEASE + 3
+    assert LEASE - 0.5 < time.monotonic() - since < LEASE + 10
     assert crew.pids(task) == []
     crew.host.down = False
     end = crew.host.end(task)

@@ -109,7 +109,7 @@ def test_background_children_are_ended_with_the_task(shared_runner: Runner) -> N
     )
     assert (end["state"], end["exit_code"]) == ("failed", 3)
     assert shared_runner.pids(end["task"]) == []
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 100  # not the children's 1000
 
 
 def test_a_kill_reaches_the_whole_tree(shared_runner: Runner) -> None:
@@ -127,7 +127,7 @@ def test_a_task_that_ignores_term_is_killed_after_its_grace(shared_runner: Runne
     eventually(lambda: shared_runner.logs(task).data)
     started = time.monotonic()
     end = shared_runner.kill(task, grace=1)
-    assert 0.9 < time.monotonic() - started < 4
+    assert 0.9 < time.monotonic() - started < 15
     assert (end["state"], end["signal"]) == ("killed", signal.SIGKILL)
     assert shared_runner.whole_log(task) == b"ready\nheard\n"
 
