@@ -45,7 +45,10 @@ class LogPane(Vertical):
 
     def on_log_moved(self, message: LogMoved) -> None:
         message.stop()
-        self.describe(self._of)
+        self._describe_again()
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self.describe, self._of)
+        self.call_after_refresh(self._describe_again)
+
+    def _describe_again(self) -> None:
+        self.describe(self._of)
