@@ -55,6 +55,9 @@ class Paths:
 @dataclass(frozen=True, slots=True)
 class Node:
     name: str = _setting("", "name of this node; empty = the host name")
+    labels: tuple[str, ...] = _setting((), "KEY=VALUE labels that tasks can ask for with --label")
+    reserve_cores: float = _setting(0.0, "cores of this node that tasks never get")
+    reserve_memory: int = _setting(0, "memory of this node that tasks never get (sizes such as 4GiB)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,9 @@ class Timing:
 @dataclass(frozen=True, slots=True)
 class Limits:
     max_queued: int = _setting(100_000, "pending tasks an owner may have; more are refused with 429")
+    owner_tasks: int = _setting(0, "tasks of one owner that may run at a time; 0 = no limit")
+    owner_cores: float = _setting(0.0, "cores that one owner may have at a time; 0 = no limit")
+    owner_gpus: int = _setting(0, "GPUs that one owner may have at a time; 0 = no limit")
     log_cap: int = _setting(2**30, "bytes kept of a log stream; the middle goes first (sizes such as 1GiB)")
 
 
@@ -133,7 +139,7 @@ SETTINGS: dict[str, tuple[str, str, Any, str]] = {
 }
 """``section.key`` → (section, key, type, what it means)."""
 
-_SIZES = frozenset({"limits.log_cap"})
+_SIZES = frozenset({"limits.log_cap", "node.reserve_memory"})
 _AT_LEAST: dict[str, float] = {
     "network.host_port": 0,
     "network.runner_port": 0,
@@ -143,6 +149,11 @@ _AT_LEAST: dict[str, float] = {
     "timing.lease": 1,
     "limits.max_queued": 1,
     "limits.log_cap": 65536,
+    "limits.owner_tasks": 0,
+    "limits.owner_cores": 0,
+    "limits.owner_gpus": 0,
+    "node.reserve_cores": 0,
+    "node.reserve_memory": 0,
     "retention.task_days": 0,
     "retention.task_count": 0,
     "retention.attempt_days": 0,

@@ -26,6 +26,22 @@ class AttemptView(TypedDict):
     ended_at: str | None
 
 
+class TaskWants(TypedDict, total=False):
+    """What else a task was asked to have; only what differs from the default is there."""
+
+    gpu_count: int
+    gpu_model: str
+    gpu_memory: int
+    labels: dict[str, str]
+    placement: str
+    pin: bool
+    shm_size: int
+    ulimits: dict[str, list[int]]
+    notice: dict[str, Any]  # signal, seconds
+    private_network: bool
+    private_pid: bool
+
+
 class TaskView(TypedDict):
     """A task as its current attempt stands."""
 
@@ -46,6 +62,16 @@ class TaskView(TypedDict):
     cores: float
     memory: int
     on_node_loss: str  # "keep" | "requeue" | "fail"
+    priority: int
+    time_limit: float | None  # seconds
+    retries: int  # new attempts it may have after a failure
+    retried: int
+    after: list[int]  # tasks that must have completed before it starts
+    on_hold: bool
+    batch_index: int
+    batch_size: int
+    max_running: int | None  # of its batch at a time
+    wants: TaskWants
     executor: str | None
     container: str | None
     image: str | None
@@ -138,6 +164,37 @@ class ClusterView(TypedDict):
     cursor: str
 
 
+class NodeReason(TypedDict):
+    """Whether a waiting task could go to a node now, or what it would take."""
+
+    node: str
+    fits: bool
+    why: str
+    tasks: list[int]  # whose ends would make the room, in the order in which they are expected
+    at: str | None  # when that is expected; null where a task there has no time limit
+
+
+class ExplainView(TypedDict):
+    """Why a task waits and what would let it go."""
+
+    id: int
+    state: str
+    reason: str
+    ahead: int  # waiting tasks that come before it
+    reserved: str | None  # the node that keeps room for it
+    reserved_at: str | None  # when that is expected to be enough
+    nodes: list[NodeReason]
+
+
+class BatchView(TypedDict):
+    """A batch in one line."""
+
+    batch: int
+    size: int
+    states: dict[str, int]  # how many are in each state
+    max_running: int | None
+
+
 class SubmitRefusal(TypedDict):
     """A target that was refused; the others were still submitted."""
 
@@ -151,6 +208,7 @@ class SubmitView(TypedDict):
     batch: int | None
     tasks: list[TaskView]
     refused: list[SubmitRefusal]
+    warnings: list[str]
 
 
 class IntentRefusal(TypedDict):

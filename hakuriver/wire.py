@@ -76,9 +76,23 @@ Environment = Annotated[dict[EnvName, Argument], Field(max_length=1024)]
 Cores = Annotated[float, Field(ge=0, le=MAX_CORES)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 Executor = Literal["process", "docker", "systemd"]
+Runs = Literal["process", "docker", "systemd", "native"]
+"""How a task may be asked to run: ``native`` is systemd where a node can, else process."""
 Stream = Literal["stdout", "stderr"]
 OnNodeLoss = Literal["keep", "requeue", "fail"]
-Verb = Literal["kill", "unkill", "pause", "resume"]
+Verb = Literal["kill", "unkill", "pause", "resume", "hold", "release"]
+Placement = Literal["pack", "spread", "round-robin"]
+Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
+TaskId = Annotated[int, Field(ge=1, lt=2**63)]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:/-]{0,63}$")]
+Labels = Annotated[dict[Label, LabelValue], Field(max_length=64)]
+Ulimit = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,12}$")]
+Ulimits = Annotated[
+    dict[Ulimit, tuple[Annotated[int, Field(ge=-1, lt=2**63)], Annotated[int, Field(ge=-1, lt=2**63)]]],
+    Field(max_length=16),
+]
+"""Name → (soft, hard); -1 is unlimited."""
 
 
 class Mount(Strict):
@@ -96,6 +110,13 @@ class Caller(Strict):
     env: Environment = Field(default_factory=dict)
 
 
+class Notice(Strict):
+    """A signal that a task gets ``seconds`` before its time limit is over."""
+
+    signal: Literal[1, 2, 10, 12, 15] = 10
+    seconds: Seconds
+
+
 class SubmitRequest(Strict):
     """``POST /api/tasks``: one command, to each of ``targets`` (empty = the scheduler picks one place)."""
 
@@ -108,7 +129,7 @@ class SubmitRequest(Strict):
     env: Environment = Field(default_factory=dict)
     container: EnvironmentName | None = None
     image: ImageRef | None = None
-    executor: Executor | None = None
+    executor: Runs | None = None
     mounts: Annotated[list[Mount], Field(max_length=64)] | None = None  # null = the node's additional_mounts
     privileged: bool | None = None
     workdir: AbsolutePath | None = None
@@ -116,6 +137,24 @@ class SubmitRequest(Strict):
     tags: Annotated[list[Tag], Field(max_length=32)] = []
     stdin: bool = False
     on_node_loss: OnNodeLoss = "keep"
+    gpu_count: Annotated[int, Field(ge=0, le=1024)] = 0  # the scheduler picks them; not with GPUs in a target
+    gpu_model: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = (
+        None  # part of a model's name
+    )
+    gpu_memory: Bytes = 0  # what each GPU must have in all
+    labels: Labels = Field(default_factory=dict)  # of the nodes that will do
+    placement: Placement | None = None  # null = pack with GPUs, else spread
+    pin: bool = False  # cores of its own; whole ones
+    shm_size: Bytes | None = None
+    ulimits: Ulimits = Field(default_factory=dict)
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0  # higher goes first
+    time_limit: Seconds | None = None  # of running, without pauses
+    notice: Notice | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    after: Annotated[list[TaskId], Field(max_length=1000)] = []  # tasks that must have completed first
+    hold: bool = False  # waits until somebody releases it
+    sweep: bool = False  # ``span:`` in the command makes a task for each combination
+    max_running: Annotated[int, Field(ge=1)] | None = None  # of this batch at a time
     caller: Caller = Field(default_factory=Caller)
 
 
@@ -132,6 +171,18 @@ class IntentsRequest(KillRequest):
 
     verb: Verb
     tasks: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1, max_length=1000)]
+
+
+class DrainRequest(Strict):
+    """``POST /api/nodes/{name}/drain``: nothing new is placed there; what runs goes on."""
+
+    reason: Annotated[str, StringConstraints(max_length=400), AfterValidator(_no_nul)] = ""
+
+
+class RemoveRequest(Strict):
+    """``POST /api/nodes/{name}/remove``: forget a node; ``force``: its live tasks are lost then."""
+
+    force: bool = False
 
 
 class RequeueRequest(Strict):
@@ -170,6 +221,12 @@ class AttemptSpec(Strict):
     shm_size: Bytes | None = None
     stdin: bool = False
     fenced: bool = False  # it ends by itself when its node hears nothing of the host for a lease
+    pin: bool = False  # its cores are nobody else's
+    ulimits: Ulimits = Field(default_factory=dict)
+    time_limit: Seconds | None = None
+    notice: Notice | None = None
+    batch_index: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 1
 
     def digest(self) -> str:
         """sha256 of the canonical JSON: equal exactly when two specs mean the same.
@@ -207,10 +264,19 @@ class OrderAnswer(Strict):
     journal_version: int
 
 
+class Given(Strict):
+    """What an attempt was given on its node."""
+
+    numa: int | None = None
+    gpus: list[int] = []
+    gpu_uuids: list[str] = []
+
+
 class Report(Strict):
     """One fact about an attempt, re-sent until acknowledged, applied once and in order of ``sequence``.
 
-    ``state`` ``pending`` means *not started and never will be under this number*.
+    ``state`` ``pending`` means *not started and never will be under this number*. ``given`` makes it a report
+    told again to a host that was restored from a backup, which may not know that the node has the attempt.
     """
 
     task: int
@@ -227,6 +293,7 @@ class Report(Strict):
     oom_events: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    given: Given | None = None
 
 
 class ReportBatch(Strict):
@@ -322,7 +389,8 @@ class Heartbeat(Strict):
 
     ``attempts`` are all without an acknowledged final report, as of ``journal_version``. The host draws no
     conclusion from a heartbeat older than the version its order was answered with. ``fences`` are the fenced
-    ones whose fence was just seen to be alive.
+    ones whose fence was just seen to be alive. ``epoch``: the life of the cluster that the journal is in, 0
+    when it doesn't say.
     """
 
     runner: str
@@ -331,6 +399,7 @@ class Heartbeat(Strict):
     attempts: list[tuple[int, int]]
     usage: NodeUsage
     fences: list[tuple[int, int]] = []
+    epoch: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Goodbye(Strict):
