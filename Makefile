@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup up test check bench chaos screenshots clean
+.PHONY: setup up test test-gpu check bench chaos screenshots clean
 .DEFAULT_GOAL := setup
 
 setup: .venv/ready
@@ -16,6 +16,11 @@ up: setup
 test: setup
 	@.ci/lab || true
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+# On a machine with a real NVIDIA driver; nothing else is needed, no Docker.
+test-gpu: setup
+	@nvidia-smi -L 2>/dev/null | grep -q . || { echo 'make test-gpu needs a real NVIDIA GPU with its driver: nvidia-smi lists none here' >&2; exit 1; }
+	@$(BIN)/pytest tests/gpu/checks.py $(ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check .

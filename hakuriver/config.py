@@ -61,6 +61,13 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    runner_user: str = _setting(
+        "", "user that tasks without a container run as; empty = the user that starts the runner"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     mount_roots: tuple[str, ...] = _setting((), "folders of a node that tasks may mount; empty = none")
     allow_privileged: bool = _setting(False, "whether tasks on this node may run privileged containers")
@@ -107,6 +114,7 @@ class Settings:
     network: Network = field(default_factory=Network)
     paths: Paths = field(default_factory=Paths)
     node: Node = field(default_factory=Node)
+    environment: Environment = field(default_factory=Environment)
     policy: Policy = field(default_factory=Policy)
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
@@ -126,6 +134,7 @@ _SECTIONS: dict[str, type] = {
     "network": Network,
     "paths": Paths,
     "node": Node,
+    "environment": Environment,
     "policy": Policy,
     "timing": Timing,
     "limits": Limits,

@@ -65,6 +65,10 @@ POLICY = "policy"
 """Code of a NotAllowed that is about what was asked for, not about who asks: final for a task."""
 
 
+PRUNED = "pruned"
+"""Code of a NotFound about what was there, and was removed because of its age; the message says when."""
+
+
 class Unauthenticated(NotAllowed):
     code, http_status = "unauthenticated", 401
 

@@ -52,15 +52,17 @@ ON_NODE = frozenset({State.ASSIGNED, State.PREPARING, State.RUNNING, State.PAUSE
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.ASSIGNED, State.KILLED, State.FAILED}),
-    State.ASSIGNED: frozenset({State.PENDING, State.PREPARING, State.RUNNING, State.STOPPING}) | ENDED,
-    State.PREPARING: frozenset({State.PENDING, State.RUNNING, State.STOPPING}) | ENDED,
+    State.ASSIGNED: frozenset({State.PENDING, State.PREPARING, State.RUNNING, State.PAUSED, State.STOPPING})
+    | ENDED,
+    State.PREPARING: frozenset({State.PENDING, State.RUNNING, State.PAUSED, State.STOPPING}) | ENDED,
     State.RUNNING: frozenset({State.PAUSED, State.STOPPING, State.STOPPED}) | ENDED,
     State.PAUSED: frozenset({State.RUNNING, State.STOPPING, State.STOPPED}) | ENDED,
     State.STOPPING: frozenset({State.STOPPED, State.PENDING}) | ENDED,
     State.STOPPED: frozenset({State.PENDING, State.ASSIGNED, State.RUNNING, State.KILLED, State.LOST}),
     **{ended: frozenset() for ended in ENDED},
 }
-"""``→ pending`` is legal only for a runner's own word ``not_started``."""
+"""``→ pending`` is legal only for a runner's own word ``not_started``. A host that was restored from a backup
+may hear of a pause before it hears of the start."""
 
 
 def allowed(before: State, after: State) -> bool:

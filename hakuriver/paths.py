@@ -18,6 +18,8 @@ HEADER_SIZE = "HakuRiver-Size"
 """Answer of a log read: bytes the stream has so far."""
 HEADER_ENDED = "HakuRiver-Ended"
 """Answer of a log read: ``1`` when the stream can't grow any more."""
+HEADER_NOTE = "HakuRiver-Note"
+"""Answer of a log read: one line about bytes that don't come from the node itself, in ASCII; else missing."""
 MAX_STDIN = 2**20
 """Bytes of standard input in one request."""
 
@@ -54,17 +56,24 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("tasks", "GET", "/api/tasks", _USER, "a page of tasks, newest first"),
     Route("submit", "POST", "/api/tasks", _USER, "submit a task to one or more targets"),
     Route("task", "GET", "/api/tasks/{id}", _USER, "one task with all its attempts"),
+    Route("show", "POST", "/api/tasks/show", _USER, "several tasks with all their attempts"),
     Route("kill", "POST", "/api/tasks/{id}/kill", _USER, "ask for a task's end"),
     Route("unkill", "DELETE", "/api/tasks/{id}/kill", _USER, "take back a kill that is still held"),
     Route("pause", "POST", "/api/tasks/{id}/pause", _USER, "ask for a pause"),
     Route("resume", "POST", "/api/tasks/{id}/resume", _USER, "ask for the end of a pause"),
     Route("requeue", "POST", "/api/tasks/{id}/requeue", _USER, "move a task away from a node that is lost"),
     Route("intents", "POST", "/api/tasks/intents", _USER, "kill, unkill, pause or resume many tasks"),
+    Route("explain", "GET", "/api/tasks/{id}/explain", _USER, "why a task waits, and what would let it go"),
+    Route("resubmit", "POST", "/api/tasks/{id}/resubmit", _USER, "submit the same once more"),
+    Route("batch", "GET", "/api/batches/{id}", _USER, "how a batch stands"),
     Route("signal", "POST", "/api/tasks/{id}/signal", _USER, "send a signal to a running task, now or never"),
     Route("stdin", "POST", "/api/tasks/{id}/stdin", _USER, "feed bytes to the standard input of a task"),
     Route(
         "logs", "GET", "/api/tasks/{id}/logs/{stream}", _USER, "bytes of a log; offset, limit, tail, follow"
     ),
+    Route("drain", "POST", "/api/nodes/{name}/drain", _USER, "place nothing more on a node"),
+    Route("undrain", "POST", "/api/nodes/{name}/undrain", _USER, "use a drained node again"),
+    Route("remove", "POST", "/api/nodes/{name}/remove", _USER, "forget a node that is not online"),
     Route("register", "POST", "/api/nodes/register", _NODE, "a runner says who it is"),
     Route("heartbeat", "POST", "/api/nodes/{name}/heartbeat", _NODE, "a runner is alive"),
     Route("reports", "POST", "/api/nodes/{name}/reports", _NODE, "what became of attempts"),

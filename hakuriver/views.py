@@ -98,10 +98,22 @@ class NumaView(TypedDict):
     cpus: list[int]
     memory: int
     memory_free: int | None
+    distances: list[int]  # to every NUMA node, in the order in which they are listed
+
+
+class GpuProcessView(TypedDict):
+    """A process that computes on a GPU; ``task`` when it is one of ours."""
+
+    pid: int
+    user: str | None
+    memory: int | None
+    task: int | None
 
 
 class GpuView(TypedDict):
-    """One GPU; ``task`` is ours on it, ``external`` says that somebody else's process is."""
+    """One GPU, or one MIG instance (``parent`` is the UUID of its GPU, which has ``mig`` and takes no task
+    itself). ``task`` is ours on it, ``external`` says that somebody else's process is, ``lost`` why it can't
+    be used."""
 
     index: int
     uuid: str
@@ -114,6 +126,19 @@ class GpuView(TypedDict):
     numa: int | None
     task: int | None
     external: bool
+    lost: str | None
+    mig: bool
+    parent: str | None
+    processes: list[GpuProcessView]
+
+
+class CpuView(TypedDict):
+    """The processors of a machine; ``threads`` is what the kernel calls CPUs."""
+
+    model: str
+    sockets: int
+    cores: int
+    threads: int
 
 
 class UsageView(TypedDict):
@@ -140,7 +165,9 @@ class NodeView(TypedDict):
     numa: list[NumaView]
     gpus: list[GpuView]
     executors: list[str]
-    unavailable: dict[str, str]  # executor → why it can't be used there
+    unavailable: dict[str, str]  # executor or "gpu" → why it can't be used there
+    cpu: CpuView | None
+    engines: dict[str, str]  # what starts tasks there → its version and what it can
     labels: dict[str, str]
     drained: bool
     drain_reason: str | None
@@ -212,7 +239,7 @@ class SubmitView(TypedDict):
 
 
 class IntentRefusal(TypedDict):
-    """A task that was not told; ``status`` is what a request for it alone is answered with."""
+    """A task that was not told or shown; ``status`` is what a request for it alone is answered with."""
 
     id: int
     status: int
@@ -220,7 +247,7 @@ class IntentRefusal(TypedDict):
 
 
 class IntentsView(TypedDict):
-    """What became of an intent for many tasks, in the order of the request."""
+    """What became of a request for many tasks, in its order."""
 
     items: list[TaskView]
     refused: list[IntentRefusal]

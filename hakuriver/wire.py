@@ -132,6 +132,8 @@ class SubmitRequest(Strict):
     executor: Runs | None = None
     mounts: Annotated[list[Mount], Field(max_length=64)] | None = None  # null = the node's additional_mounts
     privileged: bool | None = None
+    private_network: bool = False
+    private_pid: bool = False
     workdir: AbsolutePath | None = None
     name: TaskName | None = None
     tags: Annotated[list[Tag], Field(max_length=32)] = []
@@ -185,6 +187,12 @@ class RemoveRequest(Strict):
     force: bool = False
 
 
+class TasksRequest(Strict):
+    """``POST /api/tasks/show``: which tasks."""
+
+    tasks: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1, max_length=1000)]
+
+
 class RequeueRequest(Strict):
     """``POST /api/tasks/{id}/requeue``: ``force`` also where nobody can tell whether it still runs."""
 
@@ -218,6 +226,8 @@ class AttemptSpec(Strict):
     gpu_uuids: list[str] = []
     mounts: list[Mount] | None = None
     privileged: bool | None = None
+    private_network: bool = False
+    private_pid: bool = False
     shm_size: Bytes | None = None
     stdin: bool = False
     fenced: bool = False  # it ends by itself when its node hears nothing of the host for a lease
@@ -318,21 +328,43 @@ class ReportAnswer(Strict):
 
 
 class NumaFacts(Strict):
+    """A NUMA node; there are some without memory (0) or without CPUs. ``distances`` to every node, in the
+    order in which the nodes are listed, 10 being its own; empty where they aren't known."""
+
     id: Annotated[int, Field(ge=0)]
     cpus: list[int]
     memory: Bytes
+    distances: list[int] = []
 
 
 class GpuFacts(Strict):
-    index: int
+    """A GPU, or a MIG instance of one.
+
+    ``index`` is NVML's; instance i of GPU g has 100 * (g + 1) + i. A GPU with ``mig`` is only the ``parent``
+    (its UUID) of its instances: nothing can run on itself.
+    """
+
+    index: Annotated[int, Field(ge=0)]
     uuid: str
     model: str
     memory: Bytes
     numa: int | None = None
+    mig: bool = False
+    parent: str | None = None
+
+
+class CpuFacts(Strict):
+    """The processors of a machine; ``threads`` is what the kernel calls CPUs."""
+
+    model: str
+    sockets: int
+    cores: int
+    threads: int
 
 
 class NodeFacts(Strict):
-    """What a machine is."""
+    """What a machine is. ``unavailable``: what it can't do (an executor, "gpu"), and why; ``engines``: what
+    starts tasks there, and its version."""
 
     cores: Annotated[float, Field(gt=0, le=MAX_CORES)]
     memory: Bytes
@@ -341,6 +373,8 @@ class NodeFacts(Strict):
     executors: list[Executor]
     unavailable: dict[str, str] = {}
     labels: dict[str, str] = {}
+    cpu: CpuFacts | None = None
+    engines: dict[str, str] = {}
     boot_id: str
     version: str
 
@@ -366,13 +400,27 @@ class RegistrationAnswer(Strict):
     )
 
 
+class GpuProcess(Strict):
+    """A process that computes on a GPU, by whom where that can be seen; ``task`` when it is one of ours."""
+
+    pid: int
+    user: str | None = None
+    memory: int | None = None
+    task: int | None = None
+
+
 class GpuUsage(Strict):
+    """A GPU as it was just measured, in bytes, percent, °C and W. ``external``: somebody computes there whom
+    it wasn't given to. ``lost``: why it can't be used at all now."""
+
     uuid: str
     memory_used: int | None = None
     utilization: float | None = None
     temperature: float | None = None
     power: float | None = None
     external: bool = False
+    lost: str | None = None
+    processes: Annotated[list[GpuProcess], Field(max_length=1000)] = []
 
 
 class NodeUsage(Strict):

@@ -7,9 +7,12 @@ import os
 import docker
 import pytest
 from docker.errors import DockerException
+from hypothesis import settings
 
 from tests import images
 
+settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing about it
+settings.load_profile("any machine")
 _IN_CI = os.environ.get("CI") == "true"
 _not_run: list[str] = []
 

@@ -1,7 +1,8 @@
 """README and docs say what is true: run by ``make check``.
 
-Every ``hakuriver`` line in a ``sh`` block must be understood by the real parser, every linked file must
-exist, and docs/config.md must be what the settings say (``python -m tests.docs --write`` writes it).
+Every ``hakuriver`` and ``hakurun`` line in a ``sh`` block must be understood by the real parser, every
+linked file must exist, and docs/config.md must be what the settings say (``python -m tests.docs --write``
+writes it).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ CONFIG_PAGE = ROOT / "docs" / "config.md"
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The ``hakuriver`` commands of a page's ``sh`` blocks, as argument lists."""
+    """The ``hakuriver`` and ``hakurun`` commands of a page's ``sh`` blocks, as argument lists."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line[:1] == ["hakuriver"]]
+    return [line for line in lines if line and line[0] in ("hakuriver", "hakurun")]
 
 
 def config_page() -> str:
@@ -63,14 +64,29 @@ def config_page() -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
-def problems() -> list[str]:
+def misunderstood(command: list[str]) -> str:
+    """Why a command line can't be understood, empty when it can."""
+    from hakuriver import sweep
+    from hakuriver.cli import hakurun
     from hakuriver.cli.main import understands
+    from hakuriver.errors import UsageError
 
+    if command[0] == "hakuriver":
+        return understands(command[1:])
+    try:
+        _, target = hakurun.options(command[1:])
+        sweep.parse(target)
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def problems() -> list[str]:
     found = []
     for page in PAGES:
         name = page.relative_to(ROOT)
         for command in commands(page):
-            if wrong := understands(command[1:]):
+            if wrong := misunderstood(command):
                 found.append(f"{name}: {shlex.join(command)}: {wrong}")
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
             if not (page.parent / link).exists():

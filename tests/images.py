@@ -1,10 +1,14 @@
-"""Images for tests, built from this machine's own busybox: no registry, nothing downloaded."""
+"""Images for tests, built from this machine's own files: no registry, nothing downloaded."""
 
 from __future__ import annotations
 
 import io
+import re
 import subprocess
+import sys
+import sysconfig
 import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import docker
@@ -12,37 +16,66 @@ from docker.errors import ImageNotFound
 
 BUSYBOX = "hakuriver-test/busybox:1"
 SHELLLESS = "hakuriver-test/shellless:1"
+PYTHON = "hakuriver-test/python:1"
+NVIDIA_LIBRARIES = "/usr/lib/nvidia"
 _STATIC = Path("/bin/busybox")
 
 
 def busybox(engine: docker.DockerClient) -> str:
     """The name of a 2 MB image with a shell and the usual tools; needs Debian's busybox-static."""
-    return _import(engine, BUSYBOX, _applets())
+    return _import(engine, BUSYBOX, lambda: _tar("bin", _applets()))
 
 
 def shellless(engine: docker.DockerClient) -> str:
     """An image that has ``/tool/busybox`` and no ``/bin/sh``; its entry point is ``/tool/busybox``."""
-    return _import(engine, SHELLLESS, [], entrypoint='["/tool/busybox"]')
+    return _import(engine, SHELLLESS, lambda: _tar("tool", {}), 'ENTRYPOINT ["/tool/busybox"]')
 
 
-def _applets() -> list[str]:
+def python(engine: docker.DockerClient) -> str:
+    """The busybox image with as much of this Python as pynvml and json need. It looks for the libraries of a
+    driver in NVIDIA_LIBRARIES."""
+    links = {"bin/python3": str(Path(sys.executable).resolve())}
+    return _import(
+        engine,
+        PYTHON,
+        lambda: _tar("bin", _applets() | links, _python("pynvml", "json")),
+        f"ENV LD_LIBRARY_PATH={NVIDIA_LIBRARIES}",
+    )
+
+
+def _applets() -> dict[str, str]:
     listed = subprocess.run([_STATIC, "--list"], capture_output=True, text=True, check=True)
-    return [name for name in listed.stdout.split() if name != "busybox"]
+    return {f"bin/{name}": "busybox" for name in listed.stdout.split() if name != "busybox"}
 
 
-def _import(engine: docker.DockerClient, tag: str, applets: list[str], entrypoint: str = "") -> str:
+def _python(*modules: str) -> dict[Path, Path]:
+    """Places in an image and what lies there: this Python, some modules, and what they need."""
+    code = f"import sys; sys.path += {sys.path!r}; import {', '.join(modules)}; "
+    code += "print(*(getattr(each, '__file__', None) or '' for each in sys.modules.values()), sep='\\n')"
+    binary = Path(sys.executable).resolve()
+    done = subprocess.run([binary, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    files = {Path(line) for line in done.stdout.splitlines() if line}
+    linked = [binary, *(each for each in files if each.suffix == ".so")]
+    shown = subprocess.run(["ldd", *linked], capture_output=True, text=True, check=True).stdout
+    libraries = {Path(path) for path in re.findall(r"(/\S+) \(0x", shown)}
+    standard = Path(sysconfig.get_path("stdlib"))
+    found = {path if path.is_relative_to(standard) else standard / path.name: path for path in files}
+    return found | {path: path for path in (binary, *libraries)}
+
+
+def _import(engine: docker.DockerClient, tag: str, make: Callable[[], bytes], *changes: str) -> str:
     try:
         engine.images.get(tag)
     except ImageNotFound:
-        changes = ["ENV PATH=/bin"] + ([f"ENTRYPOINT {entrypoint}"] if entrypoint else [])
         repository, _, version = tag.partition(":")
         engine.api.import_image_from_data(
-            _tar("bin" if applets else "tool", applets), repository=repository, tag=version, changes=changes
+            make(), repository=repository, tag=version, changes=["ENV PATH=/bin", *changes]
         )
     return tag
 
 
-def _tar(folder: str, applets: list[str]) -> bytes:
+def _tar(folder: str, links: Mapping[str, str], files: Mapping[Path, Path] | None = None) -> bytes:
+    """Busybox in a folder, links, and files by their places."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in (folder, "etc", "tmp", "root", "proc", "sys", "dev", "var"):
@@ -50,10 +83,12 @@ def _tar(folder: str, applets: list[str]) -> bytes:
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
             tar.addfile(entry)
         _file(tar, f"{folder}/busybox", _STATIC.read_bytes(), 0o755)
-        for applet in applets:
-            entry = tarfile.TarInfo(f"{folder}/{applet}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+        for name, target in links.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
             tar.addfile(entry)
+        for place, path in (files or {}).items():
+            _file(tar, str(place).lstrip("/"), path.read_bytes(), 0o755)
         _file(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n", 0o644)
         _file(tar, "etc/group", b"root:x:0:\nuser:x:1000:\n", 0o644)
     return buffer.getvalue()

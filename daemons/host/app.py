@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 
 from daemons.common import web
 from daemons.host.context import Host
-from daemons.host.routes import cluster, logs, nodes, tasks, watch
+from daemons.host.routes import cluster, logs, nodes, queue, tasks, watch
 from hakuriver.paths import HOST_ROUTES
 
 
@@ -16,6 +16,7 @@ def create_app(host: Host) -> Starlette:
         **cluster.handlers(host),
         **nodes.handlers(host),
         **tasks.handlers(host),
+        **queue.handlers(host),
         **logs.handlers(host),
         **watch.handlers(host),
     }

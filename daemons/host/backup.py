@@ -7,9 +7,13 @@ told nothing before it has introduced itself, and no id is given twice.
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
+import re
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,7 +23,10 @@ from pathlib import Path
 from sqlalchemy import delete, select
 
 from daemons.common.log import Log
+from daemons.host import recovery
+from daemons.host.intents import first_version
 from daemons.host.migrate import check
+from daemons.host.recovery import Waiting
 from daemons.host.schema import meta
 from daemons.host.store import Tx
 from hakuriver.errors import ConfigError, Conflict, HakuRiverError, StorageFull
@@ -29,6 +36,7 @@ WAITS = "the host was restored from a backup; waiting for its runner"
 UNKNOWN_GAP = 100_000
 """Ids left out when nobody can tell how many were given since the backup."""
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_PART = ".part"
 log = Log("backup")
 
 
@@ -42,11 +50,12 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a database says of itself; ``last`` is the newest id that it gave."""
+    """What a database says of itself; ``last`` is the newest id that it gave, ``nodes`` those not removed."""
 
     cluster: str
     epoch: int
     last: int
+    nodes: frozenset[str]
 
 
 def backup(database: Path, file: Path) -> None:
@@ -109,8 +118,17 @@ def _begin_epoch(copy: sqlite3.Connection, found: _Known, before: _Known | None)
     ours = before if before is not None and before.cluster == found.cluster else None
     epoch = max(found.epoch + 1, ours.epoch + 1 if ours else 0, int(time.time()))
     last = max(found.last, ours.last) if ours else found.last + UNKNOWN_GAP
+    base = first_version(epoch)
+    waiting = Waiting(found.last, tuple(sorted({*found.nodes, *(ours.nodes if ours else ())}))).text()
     with copy:
         copy.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (str(epoch),))
+        copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (recovery.KEY, waiting))
+        copy.execute(
+            "UPDATE attempt SET intent_version = :base,"
+            " intent_sent = iif(intent_sent < intent_version, 0, :base),"
+            " intent_done = iif(intent_done < intent_version, 0, :base)",
+            {"base": base},
+        )
         copy.execute("UPDATE node SET state = ?, reason = ?", (str(NodeState.OFFLINE), WAITS))
         if copy.execute("SELECT 1 FROM pragma_table_info('attempt') WHERE name = 'fence'").fetchone():
             copy.execute("UPDATE attempt SET fence = 0")  # what a node said before is not its last word
@@ -124,7 +142,9 @@ def _known(connection: sqlite3.Connection, file: Path) -> _Known:
     if set(found) != {"cluster", "epoch"}:
         raise ConfigError(f"{file} is not a backup of a host")
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'task'").fetchone()
-    return _Known(found["cluster"], int(found["epoch"]), int(last[0]) if last else 0)
+    nodes = connection.execute("SELECT name FROM node WHERE state <> ?", (str(NodeState.REMOVED),))
+    names = frozenset(row[0] for row in nodes)
+    return _Known(found["cluster"], int(found["epoch"]), int(last[0]) if last else 0, names)
 
 
 def _now(database: Path) -> _Known | None:
@@ -167,18 +187,44 @@ def _open(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _part(file: Path) -> Iterator[Path]:
-    """A new empty file beside ``file``, private, gone afterwards unless it got another name."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    """A new empty file beside ``file``, private, gone afterwards unless it got another name. Locked for as
+    long as it is worked on: what a run that was cut short left behind is not, and goes."""
+    part = file.with_name(f"{file.name}.{os.getpid()}{_PART}")
     try:
-        part.unlink(missing_ok=True)
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        for left in file.parent.glob(f"{glob.escape(file.name)}.*{_PART}"):
+            if _is_abandoned(left):
+                _remove(left)
+        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(f"{part} can't be made: {error.strerror}") from error
     try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield part
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            part.with_name(f"{part.name}{suffix}").unlink(missing_ok=True)
+        os.close(descriptor)
+        _remove(part)
+
+
+def _is_abandoned(part: Path) -> bool:
+    """Whether a file of our making is nobody's any more."""
+    if not re.fullmatch(r".*\.[0-9]+" + re.escape(_PART), part.name):
+        return False
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _remove(part: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        part.with_name(f"{part.name}{suffix}").unlink(missing_ok=True)
 
 
 @contextmanager

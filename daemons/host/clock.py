@@ -25,6 +25,11 @@ def text(moment: datetime) -> str:
     return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def of(timestamp: float) -> str:
+    """A moment given as seconds since 1970."""
+    return text(datetime.fromtimestamp(timestamp, UTC))
+
+
 def until(moment: str) -> float:
     """Seconds from now until a stored moment; negative when it has passed."""
     return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()

@@ -13,20 +13,24 @@ from daemons.common.serve import Loop
 from daemons.host import auth
 from daemons.host.backup import announce
 from daemons.host.dispatcher import Dispatcher
+from daemons.host.followups import Dependencies
 from daemons.host.holds import Holds
 from daemons.host.ledger import Ledger
 from daemons.host.logs import Logs
 from daemons.host.losses import Losses
 from daemons.host.nodes import Nodes
 from daemons.host.placing import Placing
+from daemons.host.recovery import Recovery
 from daemons.host.retention import Retention
 from daemons.host.rows import load_facts, load_nodes
-from daemons.host.store import Change, NodeChange, Store, TaskChange
-from daemons.host.submit import Policy
+from daemons.host.scheduling.model import Caps
+from daemons.host.setup import Policy
+from daemons.host.store import Change, NodeChange, NodeGone, Store, TaskChange
 from daemons.host.watch import Hub
 from hakuriver.config import Settings
 from hakuriver.lifecycle import LIVE
 from hakuriver.statedir import Layout
+from hakuriver.units import millicores
 
 log = Log("host")
 
@@ -44,7 +48,9 @@ class Host:
     placing: Placing
     dispatcher: Dispatcher
     holds: Holds
+    dependencies: Dependencies
     losses: Losses
+    recovery: Recovery
     hub: Hub
     logs: Logs
     retention: Retention
@@ -59,8 +65,10 @@ class Host:
             "placing": self.placing.run,
             "dispatcher": self.dispatcher.run,
             "holds": self.holds.run,
+            "dependencies": self.dependencies.run,
             "nodes": partial(self.nodes.watch, min(1.0, timing.heartbeat_interval / 2), self.losses.once),
             "retention": self.retention.run,
+            "recovery": self.recovery.run,
         }
 
     async def stop(self) -> None:
@@ -90,6 +98,7 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
     known = Nodes(store, ledger, timeout, timing.lease)
     dispatcher = Dispatcher(store, ledger, known, tokens.host)
     hub = Hub(store, known.view, known.names)
+    placing = Placing(store, ledger, known, _caps(settings))
     logs = Logs(store, dispatcher, hub, shared)
     host = Host(
         settings=settings,
@@ -98,21 +107,26 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
         credentials=await auth.load(store, tokens),
         ledger=ledger,
         nodes=known,
-        placing=Placing(store, ledger, known),
+        placing=placing,
         dispatcher=dispatcher,
         holds=Holds(store),
+        dependencies=Dependencies(store, ledger.queue),
         losses=Losses(store, ledger, known, dispatcher, patience=timeout / 3),
+        recovery=Recovery(store, ledger, known, placing, dispatcher, patience=timeout),
         hub=hub,
         logs=logs,
         retention=Retention(store, logs, settings.retention),
     )
     await store.write(announce)
+    await host.recovery.load()
     for node in await store.read(load_nodes):
         known.apply(node)
     for row in await store.read(lambda connection: load_facts(connection, [str(state) for state in LIVE])):
         ledger.apply(row)
-        dispatcher.consider(row)
+        if not host.recovery.keep_back(row):
+            dispatcher.consider(row)
         host.holds.consider(row)
+    await host.dependencies.load()
     for name in known.names():
         host.hub.touch(name)
     identity = store.identity
@@ -122,20 +136,31 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
     return host
 
 
+def _caps(settings: Settings) -> Caps:
+    limits = settings.limits
+    return Caps(limits.owner_tasks, millicores(limits.owner_cores), limits.owner_gpus)
+
+
 def _committed(host: Host, changes: Sequence[Change]) -> None:
     """Committed changes, in their order: memory first, then everybody who watches."""
     for change in changes:
         if isinstance(change, NodeChange):
             host.nodes.apply(change.row)
             host.placing.wake()
+        elif isinstance(change, NodeGone):
+            host.nodes.forget(change.name)
+            host.placing.wake()
         elif isinstance(change, TaskChange):
             effect = host.ledger.apply(change.row)
             for name in effect.nodes:
                 host.hub.touch(name)
-            if effect.came_back:
+            kept_back = host.recovery.keep_back(change.row)
+            if effect.came_back and not kept_back:
                 host.placing.rest(change.row.id, change.row.attempt)
             if effect.placeable:
                 host.placing.wake()
-            host.dispatcher.consider(change.row)
+            if not kept_back:
+                host.dispatcher.consider(change.row)
             host.holds.consider(change.row)
+            host.dependencies.consider(change.row)
     host.hub.publish(changes)

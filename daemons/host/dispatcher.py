@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
@@ -129,7 +130,7 @@ class Dispatcher:
     async def _deliver(self, name: str, lane: _Lane, key: Key) -> None:
         """Do what one attempt needs now; whatever goes wrong is this attempt's or this node's alone."""
         try:
-            load = load_stray if key in lane.strays else load_job
+            load = partial(load_stray, name=name) if key in lane.strays else load_job
             job = await self._store.read(lambda connection: load(connection, key))
             if job is not None and job.node == name:
                 await self._tell(name, lane, job)

@@ -36,6 +36,7 @@ class Current:
     held_due_at: str | None
     held_by: str | None
     held_grace: float | None
+    hold_by: str | None
 
     @property
     def ended(self) -> bool:
@@ -54,6 +55,12 @@ class Ask:
     by: str
     grace: float = 0
     delay: float = 0
+
+
+def first_version(epoch: int) -> int:
+    """The version that an attempt's intents begin at in a restored database: a runner, which ignores what is
+    not newer than what it has, may know intents that the backup doesn't."""
+    return epoch * 1000
 
 
 def no_task(number: int) -> NotFound:
@@ -113,6 +120,8 @@ def decide(found: Current, ask: Ask) -> Current:
         return _kill(found, ask)
     if ask.verb == "unkill":
         return _unkill(found)
+    if ask.verb in ("hold", "release"):
+        return _hold(found, ask)
     _check_on_node(found)
     wanted = Intent.PAUSE if ask.verb == "pause" else Intent.RUN
     if (found.intent is Intent.PAUSE) == (wanted is Intent.PAUSE):
@@ -155,6 +164,21 @@ def _unkill(found: Current) -> Current:
             code="too_late" if late else "nothing_held",
         )
     return replace(found, held_due_at=None, held_by=None, held_grace=None)
+
+
+def _hold(found: Current, ask: Ask) -> Current:
+    """A task that waits is kept from starting, or not any more."""
+    if found.ended:
+        raise Conflict(f"task {found.task} has ended already ({found.state})", code="ended")
+    if found.state is not State.PENDING:
+        raise Conflict(
+            f"task {found.task} does not wait any more ({found.state})",
+            hint=f"hakuriver task pause {found.task} pauses what runs",
+            code="not_pending",
+        )
+    if (found.hold_by is not None) == (ask.verb == "hold"):
+        return found
+    return replace(found, hold_by=ask.by if ask.verb == "hold" else None)
 
 
 def _check_on_node(found: Current) -> None:

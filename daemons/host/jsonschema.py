@@ -52,7 +52,11 @@ def _typed_dict(view: Any, found: dict[str, Schema]) -> Schema:
             "title": name,
             "description": (view.__doc__ or "").strip(),
             "properties": {field: _schema(hint, found) for field, hint in hints.items()},
-            "required": [field for field, hint in hints.items() if get_origin(hint) is not NotRequired],
+            "required": [
+                field
+                for field, hint in hints.items()
+                if view.__total__ and get_origin(hint) is not NotRequired
+            ],
         }
     return reference(name)
 

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from daemons.host.dispatcher import Dispatcher
-from daemons.host.schema import attempt, task
+from daemons.host.schema import attempt, node, task
 from daemons.host.store import Store
 from daemons.host.watch import Hub
-from hakuriver.errors import HakuRiverError, NotFound, Unreachable
-from hakuriver.lifecycle import ENDED, State
+from hakuriver.errors import PRUNED, HakuRiverError, NotFound, Unreachable
+from hakuriver.lifecycle import ENDED, NodeState, State
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, runner_path
 from hakuriver.wire import Stream
 
@@ -44,12 +44,13 @@ class Ranged:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a log; ``ended`` when the log can't grow any more."""
+    """Bytes of a log; ``ended`` when the log can't grow any more, ``note`` says that it is only a copy."""
 
     data: bytes
     offset: int
     size: int
     ended: bool
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class _Source:
     state: State
     current: bool
     ran: bool
+    removed: bool  # its node, for good
 
     @property
     def final(self) -> bool:
@@ -111,12 +113,14 @@ class Logs:
     async def _once(self, source: _Source, stream: Stream, asked: Ranged, wait: float) -> Piece:
         if source.node is None or (source.final and not source.ran):
             return Piece(b"", 0, 0, ended=source.final)
+        if source.removed:
+            return await self._from_copy(source, stream, asked, NotFound(f"node {source.node} was removed"))
         try:
             return await self._from_runner(source, source.node, stream, asked, wait)
-        except NotFound:
+        except NotFound as error:
             if not source.final:
                 return Piece(b"", 0, 0, ended=False)
-            missing: HakuRiverError = NotFound(f"the log of task {source.number} is gone from {source.node}")
+            missing: HakuRiverError = _gone(source, error)
         except Unreachable as error:
             missing = error
         return await self._from_copy(source, stream, asked, missing)
@@ -140,7 +144,7 @@ class Logs:
     async def _from_copy(
         self, source: _Source, stream: Stream, asked: Ranged, missing: HakuRiverError
     ) -> Piece:
-        """The copy may be behind the truth, so it never says that it is whole."""
+        """The copy may be behind the truth; it is final only where no more can come."""
         folder, name = copy_of(source.number, source.attempt, stream)
         path = self._shared / folder / name
         loop = asyncio.get_running_loop()
@@ -152,8 +156,18 @@ class Logs:
         except TimeoutError:
             raise Unreachable(missing.message, hint=f"and {self._shared} doesn't answer either") from missing
         except OSError:
-            raise missing from None
-        return Piece(*found, ended=isinstance(missing, NotFound))
+            hint = f"and there is no copy in {self._shared}"
+            raise type(missing)(missing.message, hint=hint, code=missing.instance_code) from None
+        over = isinstance(missing, NotFound)
+        note = "this is its copy in the shared folder" if over else "this is the shared copy, which may lag"
+        return Piece(*found, ended=over, note=f"{missing.message}; {note}")
+
+
+def _gone(source: _Source, error: NotFound) -> NotFound:
+    """Why a node has no log of an attempt that ran there."""
+    if error.instance_code == PRUNED:
+        return NotFound(f"the logs of task {source.number} were pruned from {source.node} {error.message}")
+    return NotFound(f"the log of task {source.number} is gone from {source.node}")
 
 
 def copy_of(number: int, attempt_number: int, stream: Stream) -> tuple[str, str]:
@@ -192,14 +206,24 @@ def _find(connection: Connection, number: int, attempt_number: int | None) -> _S
     wanted = task.c.attempt if attempt_number is None else attempt_number
     row = connection.execute(
         select(attempt.c.number, attempt.c.node, attempt.c.state, attempt.c.started_at, task.c.attempt)
+        .add_columns(func.coalesce(node.c.state, str(NodeState.REMOVED)))
         .join(task, task.c.id == attempt.c.task)
+        .outerjoin(node, node.c.name == attempt.c.node)
         .where(task.c.id == number, attempt.c.number == wanted)
     ).first()
     if row is None:
         raise NotFound(
             f"there is no task {number}" + (f" attempt {attempt_number}" if attempt_number else "")
         )
-    return _Source(number, row[0], row[1], State(row[2]), row[0] == row[4], row[3] is not None)
+    return _Source(
+        number=number,
+        attempt=row[0],
+        node=row[1],
+        state=State(row[2]),
+        current=row[0] == row[4],
+        ran=row[3] is not None,
+        removed=row[5] == NodeState.REMOVED,
+    )
 
 
 def read_range(path: Path, offset: int, limit: int, tail: int | None) -> tuple[bytes, int, int]:

@@ -7,7 +7,7 @@ person can move it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from daemons.host.dispatcher import Dispatcher
 from daemons.host.intents import no_task
 from daemons.host.ledger import Key, Ledger
 from daemons.host.nodes import Nodes
+from daemons.host.orders import strays
 from daemons.host.rows import TaskRow
 from daemons.host.schema import attempt, node, task
 from daemons.host.store import Store, Tx
@@ -38,11 +39,13 @@ log = Log("losses")
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Who wants an attempt given up, and why it may be. ``force``: whether or not it still runs."""
+    """Who wants an attempt given up, and why it may be. ``force``: whether or not it still runs.
+    ``kept_back``: it waits for nodes that may have run it before a restore."""
 
     by: str
     force: bool
     lease_left: float  # seconds, of the lease with its grace
+    kept_back: bool = False
 
 
 class Losses:
@@ -75,7 +78,7 @@ class Losses:
             self._fences[name] = fences
         overdue = self._overdue(name, given)
         if overdue:
-            dead = await self._store.read(lambda connection: _dead(connection, name, overdue))
+            dead = await self._store.read(lambda connection: strays(connection, name, overdue))
             for key in dead:
                 log.warning("orphan_found", task=key[0], attempt=key[1], node=name)
                 self._dispatcher.end_stray(name, key)
@@ -133,7 +136,8 @@ def requeue(tx: Tx, number: int, move: Move) -> TaskRow:
     audit = {"act": "requeue", "by": move.by, "task": number, "attempt": found.number, "node": found.node}
     log.warning("audit", **audit, force=move.force)
     sure = _is_fenced(found) and move.lease_left <= 0
-    reason = _fenced(found) if sure else f"{found.node} {found.node_state}; given up by operator {move.by}"
+    where = f"{found.node} {found.node_state}" if found.node else "unknown after a restore"
+    reason = _fenced(found) if sure else f"{where}; given up by operator {move.by}"
     _give_up(tx, found, "requeue", reason, forced=move.force)
     (row,) = tx.publish_tasks([number])
     return row
@@ -145,6 +149,8 @@ def _why_not(found: Row[Any], move: Move) -> HakuRiverError | None:
         return Conflict(
             f"task {number} has ended already ({found.state})", hint="submit it again", code="ended"
         )
+    if move.kept_back and found.state == State.PENDING:
+        return None if move.force else _kept_back(number)
     if found.state not in _ON_NODE:
         return Conflict(f"task {number} is on no node ({found.state})", code="not_running")
     if found.node_state == NodeState.ONLINE:
@@ -170,6 +176,14 @@ def _why_not(found: Row[Any], move: Move) -> HakuRiverError | None:
     return None
 
 
+def _kept_back(number: int) -> Conflict:
+    return Conflict(
+        f"task {number} may have run on a node that has not come back since the restore",
+        hint="--force lets it go all the same; it may run twice",
+        code="awaits_nodes",
+    )
+
+
 _CURRENT: Select[Any] = (
     select(
         attempt.c.task,
@@ -183,6 +197,8 @@ _CURRENT: Select[Any] = (
         attempt.c.held_by,
         attempt.c.held_grace,
         task.c.on_node_loss,
+        task.c.retries,
+        task.c.retried,
         node.c.state.label("node_state"),
     )
     .join(task, (task.c.id == attempt.c.task) & (task.c.attempt == attempt.c.number))
@@ -214,19 +230,23 @@ def _fenced(found: Row[Any]) -> str:
 
 def _give_up(tx: Tx, found: Row[Any], how: str, reason: str, *, forced: bool = False) -> None:
     """End an attempt that is not heard of any more; a kill that was asked for is reached with that."""
+    retry = how == "fail" and found.retried < found.retries
     if found.intent == Intent.KILL and not forced:
         _end(tx, found, State.KILLED, f"killed by {found.intent_by}; {reason}")
-    elif how == "fail":
+    elif how == "fail" and not retry:
         _end(tx, found, State.FAILED, f"{found.node} was lost")
     else:
         _end(tx, found, State.LOST, reason)
         held = {name: getattr(found, name) for name in ("held_due_at", "held_by", "held_grace")}
-        again = first_attempt(found.task, found.number + 1, f"{found.node} was lost")
+        why = f"{found.node} was lost" if found.node else f"let go by operator; {reason}"
+        retried = found.retried + retry
+        why += f"; retry {retried} of {found.retries}" if retry else ""
+        again = first_attempt(found.task, found.number + 1, why)
         tx.execute(insert(attempt).values(**again, **held))
         tx.execute(
             update(task)
             .where(task.c.id == found.task)
-            .values(attempt=found.number + 1, state=str(State.PENDING))
+            .values(attempt=found.number + 1, state=str(State.PENDING), retried=retried)
         )
 
 
@@ -246,17 +266,6 @@ def _note(tx: Tx, name: str, fences: frozenset[Key]) -> None:
     for number, attempt_number in fences:
         mine = here & (attempt.c.task == number) & (attempt.c.number == attempt_number)
         tx.execute(update(attempt).where(mine).values(fence=True))
-
-
-def _dead(connection: Connection, name: str, keys: Sequence[Key]) -> list[Key]:
-    """Those that were on this node and are over for the host."""
-    rows = connection.execute(
-        select(attempt.c.task, attempt.c.number, attempt.c.state, task.c.attempt)
-        .join(task, task.c.id == attempt.c.task)
-        .where(attempt.c.node == name, attempt.c.task.in_([key[0] for key in keys]))
-    ).all()
-    over = {(row[0], row[1]) for row in rows if row[2] in _ENDED or row[1] != row[3]}
-    return [key for key in keys if key in over]
 
 
 def _is_key(key: Key) -> bool:

@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import update
 
 from daemons.common.log import Log
 from daemons.host import clock
 from daemons.host.ledger import Ledger
+from daemons.host.nodeview import Known, devices, node_room, node_view, read_facts
+from daemons.host.registration import NO_RECORD, lose, publish_node_with_tasks, store_registration
 from daemons.host.rows import NodeRow
-from daemons.host.scheduler import Room
-from daemons.host.schema import attempt, node, task
+from daemons.host.scheduling.model import Room
+from daemons.host.schema import node
 from daemons.host.store import Store, Tx
-from daemons.host.submit import reserve_ids
 from hakuriver.errors import Conflict, StorageFull
-from hakuriver.lifecycle import ENDED, ON_NODE, NodeState, State
-from hakuriver.units import millicores
-from hakuriver.views import GpuView, NodeView, NumaView, UsageView
-from hakuriver.wire import GpuUsage, Heartbeat, HeartbeatAnswer, NodeFacts, NodeUsage, Registration
+from hakuriver.lifecycle import NodeState
+from hakuriver.views import NodeView
+from hakuriver.wire import Heartbeat, HeartbeatAnswer, NodeUsage, Registration
 
-NO_RECORD = "the runner has no record of it"
 MAX_HIGH_WATER = 10**12
 """Ids above that were never given: a journal that knows one is damaged."""
-_ON_NODE = [str(state) for state in ON_NODE]
-_LIVE_ON_NODE = [*_ON_NODE, str(State.STOPPED)]
 log = Log("nodes")
-
-
-@dataclass(slots=True)
-class Known:
-    """A node as it is stored, with what only memory knows. ``seen`` is on the boottime clock."""
-
-    row: NodeRow
-    facts: NodeFacts
-    seen: float
-    seen_at: str | None
-    usage: NodeUsage | None = None
-
-    @property
-    def online(self) -> bool:
-        return self.row.state == NodeState.ONLINE
 
 
 class Nodes:
@@ -64,6 +43,10 @@ class Nodes:
         self._lease = lease
         self._now = now
         self._known: dict[str, Known] = {}
+        self.version = 0
+        """Another one whenever a node came, went, or became another machine."""
+        self.untold: set[str] = set()
+        """Nodes that have not told yet, after a restore, what runs there: nothing is placed on them."""
         self._checked = now()
 
     def __getitem__(self, name: str) -> Known:
@@ -84,11 +67,23 @@ class Nodes:
         """Take a committed change in. A node that was just made known counts as seen now."""
         known = self._known.get(row.name)
         if known is None:
-            self._known[row.name] = Known(row, _facts(row), self._now(), row.seen_at)
+            self._known[row.name] = Known(row, read_facts(row), self._now(), row.seen_at)
+            self.version += 1
             return
         if known.row.facts != row.facts:
-            known.facts = _facts(row)
+            facts = read_facts(row)
+            known.measured = known.measured and facts.boot_id == known.facts.boot_id
+            known.facts = facts
+            self.version += 1
+        if row.state != NodeState.ONLINE:
+            known.measured = False
         known.row = row
+
+    def forget(self, name: str) -> None:
+        """A node was removed."""
+        self._known.pop(name, None)
+        self.untold.discard(name)
+        self.version += 1
 
     # What runners say.
 
@@ -105,7 +100,7 @@ class Nodes:
         if given.high_water > MAX_HIGH_WATER:
             raise Conflict(f"the journal of {given.name} speaks of task {given.high_water}: that can't be")
         facts = given.facts.model_dump_json()
-        outcome = await self._store.write(lambda tx: _store_registration(tx, given, facts, self._lease))
+        outcome = await self._store.write(lambda tx: store_registration(tx, given, facts, self._lease))
         if outcome:
             log.info("node_registered", node=given.name, address=given.address)
         self._sign_of_life(given.name, None)
@@ -118,6 +113,8 @@ class Nodes:
         check_runner(name, known.row.runner, given.runner)
         if known.row.state == NodeState.OFFLINE or known.facts.boot_id != given.boot_id:
             return True
+        if given.epoch not in (0, self._store.identity.epoch):
+            return True  # written before the runner heard of a restore
         self._sign_of_life(name, given.usage)
         if not known.online:
             await self._set_state(name, NodeState.ONLINE, "", expected=NodeState.UNREACHABLE)
@@ -140,7 +137,7 @@ class Nodes:
             return
         known.seen, known.seen_at = self._now(), clock.now()
         if usage is not None:
-            known.usage = usage
+            known.usage, known.measured = usage, True
 
     async def _set_state(
         self, name: str, state: NodeState, reason: str, expected: NodeState | None = None
@@ -204,56 +201,24 @@ class Nodes:
 
     def rooms(self) -> list[Room]:
         """Every node with what is free there, for the scheduler."""
-        return [self._room(self._known[name]) for name in self.names()]
+        return [self._room(name) for name in self.names()]
 
-    def _room(self, known: Known) -> Room:
-        used = self._ledger.used(known.row.name)
-        facts = known.facts
-        cores = millicores(facts.cores)
-        return Room(
-            name=known.row.name,
-            cores=cores,
-            cores_free=cores - used.cores,
-            memory=facts.memory,
-            memory_free=facts.memory - used.memory,
-            executors=frozenset(facts.executors),
-            closed=_closed(known.row),
-            numa=frozenset(each.id for each in facts.numa),
-            gpus={each.index: each.uuid for each in facts.gpus},
-            devices_used=frozenset(used.devices),
-            tasks=len(used.tasks),
-        )
+    def _room(self, name: str) -> Room:
+        known = self._known[name]
+        return node_room(known, self._ledger.used(name), _closed(known.row) or self._untold(name))
+
+    def out_of_use(self, name: str) -> frozenset[tuple[str, bool]]:
+        """Devices that nobody, or only who names them, is given now: (id, lost)."""
+        known = self._known.get(name)
+        found = devices(known) if known is not None else ()
+        return frozenset((each.id, bool(each.lost)) for each in found if each.lost or each.external)
+
+    def _untold(self, name: str) -> str:
+        return f"{name} has not told yet what runs there" if name in self.untold else ""
 
     def view(self, name: str) -> NodeView:
         """A node as clients see it; raises KeyError."""
-        known = self._known[name]
-        row, facts, used = known.row, known.facts, self._ledger.used(name)
-        return NodeView(
-            name=name,
-            state=row.state,
-            reason=row.reason,
-            address=row.address,
-            cores=facts.cores,
-            cores_free=max(0, millicores(facts.cores) - used.cores) / 1000,
-            memory=facts.memory,
-            memory_free=max(0, facts.memory - used.memory),
-            numa=[
-                NumaView(id=each.id, cpus=each.cpus, memory=each.memory, memory_free=None)
-                for each in facts.numa
-            ],
-            gpus=_gpus(known, used.devices),
-            executors=list(facts.executors),
-            unavailable=dict(facts.unavailable),
-            labels=dict(facts.labels),
-            drained=row.drained,
-            drain_reason=row.drain_reason,
-            usage=_usage(known),
-            tasks=len(used.tasks),
-            version=facts.version,
-            boot_id=facts.boot_id,
-            registered_at=row.registered_at,
-            seen_at=known.seen_at,
-        )
+        return node_view(self._known[name], self._ledger.used(name))
 
     def unavailable(self) -> dict[tuple[str, str], str]:
         """Why executors can't be used: (node, executor) → reason."""
@@ -275,132 +240,9 @@ def heartbeat_answer(epoch: int, introduce: bool) -> HeartbeatAnswer:
     return HeartbeatAnswer(epoch=epoch, introduce=introduce)
 
 
-def lose(tx: Tx, keys: Sequence[tuple[int, int]], reason: str, version: int | None = None) -> None:
-    """End attempts that their node can't account for; with ``version``, only orders acknowledged by then."""
-    lost: list[int] = []
-    now = clock.now()
-    for number, attempt_number in keys:
-        chosen = update(attempt).where(
-            attempt.c.task == number, attempt.c.number == attempt_number, attempt.c.state.in_(_LIVE_ON_NODE)
-        )
-        if version is not None:
-            chosen = chosen.where(attempt.c.acked <= version)
-        ended = {"state": str(State.LOST), "reason": reason, "ended_at": now, "held_due_at": None}
-        if tx.execute(chosen.values(**ended)).rowcount:
-            tx.execute(
-                update(task)
-                .where(task.c.id == number, task.c.attempt == attempt_number)
-                .values(state=str(State.LOST))
-            )
-            log.warning("attempt_lost", task=number, attempt=attempt_number, reason=reason)
-            lost.append(number)
-    tx.publish_tasks(lost)
-
-
-def publish_node_with_tasks(tx: Tx, name: str) -> None:
-    """Announce a node, and the tasks on it: their reason says where their node is."""
-    tx.publish_node(name)
-    held = tx.execute(
-        select(task.c.id)
-        .join(attempt, (attempt.c.task == task.c.id) & (attempt.c.number == task.c.attempt))
-        .where(attempt.c.node == name, attempt.c.state.not_in([str(state) for state in ENDED]))
-        .order_by(task.c.id)
-    ).scalars()
-    tx.publish_tasks(list(held))
-
-
-def _store_registration(tx: Tx, given: Registration, facts: str, lease: float) -> bool:
-    """Returns whether anything changed. From now on no id is given that this journal has seen."""
-    reserve_ids(tx, given.high_water)
-    before = tx.execute(select(node).where(node.c.name == given.name)).first()
-    values: dict[str, Any] = {
-        "runner": given.runner,
-        "address": given.address,
-        "state": str(NodeState.ONLINE),
-        "reason": "",
-        "facts": facts,
-        "lease": lease,
-    }
-    if before is not None and _same_life(before.runner, before.facts, given):
-        values["lease"] = max(lease, before.lease)  # it may not have heard of a shorter one
-    if before is not None and before.state == NodeState.ONLINE and before.runner != given.runner:
-        raise Conflict(
-            f"there is an online node {given.name} with another runner",
-            hint="give this runner another name: --name, or [node] name",
-            code="name_in_use",
-        )
-    if before is not None and all(before._mapping[key] == value for key, value in values.items()):
-        return False
-    now = clock.now()
-    row = {"name": given.name, **values, "seen_at": now, "registered_at": now, "drained": False}
-    changed = {**values, "seen_at": now}
-    tx.execute(insert(node).values(row).on_conflict_do_update(index_elements=["name"], set_=changed))
-    if before is not None and before.runner != given.runner:
-        _lose_all(tx, given.name)
-    if before is not None and before.state != NodeState.ONLINE:
-        publish_node_with_tasks(tx, given.name)
-    else:
-        tx.publish_node(given.name)
-    return True
-
-
-def _lose_all(tx: Tx, name: str) -> None:
-    """Another journal took a name over: what the old one held can't be followed any more."""
-    held = tx.execute(
-        select(attempt.c.task, attempt.c.number).where(
-            attempt.c.node == name, attempt.c.state.in_(_LIVE_ON_NODE)
-        )
-    ).all()
-    lose(tx, [(row.task, row.number) for row in held], f"{name} came back with another journal; {NO_RECORD}")
-
-
-def _same_life(runner: str, facts: str, given: Registration) -> bool:
-    return runner == given.runner and NodeFacts.model_validate_json(facts).boot_id == given.facts.boot_id
-
-
-def _facts(row: NodeRow) -> NodeFacts:
-    return NodeFacts.model_validate_json(row.facts)
-
-
 def _closed(row: NodeRow) -> str:
     if row.state != NodeState.ONLINE:
         return f"{row.name} is {row.state}"
     if row.drained:
         return f"{row.name} is drained{f' ({row.drain_reason})' if row.drain_reason else ''}"
     return ""
-
-
-def _gpus(known: Known, devices: dict[str, int]) -> list[GpuView]:
-    measured = {each.uuid: each for each in known.usage.gpus} if known.usage else {}
-    shown: list[GpuView] = []
-    for each in known.facts.gpus:
-        use = measured.get(each.uuid) or GpuUsage(uuid=each.uuid)
-        shown.append(
-            GpuView(
-                index=each.index,
-                uuid=each.uuid,
-                model=each.model,
-                memory=each.memory,
-                memory_used=use.memory_used,
-                utilization=use.utilization,
-                temperature=use.temperature,
-                power=use.power,
-                numa=each.numa,
-                task=devices.get(each.uuid),
-                external=use.external,
-            )
-        )
-    return shown
-
-
-def _usage(known: Known) -> UsageView | None:
-    use = known.usage
-    if use is None:
-        return None
-    return UsageView(
-        cpu_percent=use.cpu_percent,
-        load=use.load,
-        memory_used=use.memory_used,
-        disk_free=use.disk_free,
-        temperature=use.temperature,
-    )

@@ -17,6 +17,7 @@ from hakuriver.paths import (
     HEADER_ENDED,
     HEADER_IDEMPOTENCY,
     HEADER_MACHINE,
+    HEADER_NOTE,
     HEADER_OFFSET,
     HEADER_SIZE,
     HEADER_WIRE,
@@ -113,7 +114,19 @@ _DOCS: dict[str, _Doc] = {
         (404, 409, 422, 429, 507),
         201,
     ),
+    "resubmit": _Doc(
+        views.SubmitView,
+        parameters=(_header(HEADER_IDEMPOTENCY, "the same key is answered the same, once stored"),),
+        errors=(404, 409, 422, 429, 507),
+        status=201,
+    ),
+    "explain": _Doc(views.ExplainView, errors=(404,)),
+    "batch": _Doc(views.BatchView, errors=(404,)),
+    "drain": _Doc(views.NodeView, wire.DrainRequest, errors=(404, 507), optional=True),
+    "undrain": _Doc(views.NodeView, errors=(404, 507)),
+    "remove": _Doc(views.NodeView, wire.RemoveRequest, errors=_ONE_TASK, optional=True),
     "task": _Doc(views.TaskView, errors=(404,)),
+    "show": _Doc(views.IntentsView, wire.TasksRequest),
     "kill": _Doc(views.TaskView, wire.KillRequest, errors=_ONE_TASK, optional=True),
     "unkill": _Doc(views.TaskView, errors=_ONE_TASK),
     "pause": _Doc(views.TaskView, errors=_ONE_TASK),
@@ -215,6 +228,7 @@ def _answer(doc: _Doc) -> dict[str, Any]:
                 (HEADER_OFFSET, "offset of the first byte of the body"),
                 (HEADER_SIZE, "bytes the log has so far"),
                 (HEADER_ENDED, "1 when the log can't grow any more"),
+                (HEADER_NOTE, "why the bytes don't come from the node itself, where they don't"),
             )
         }
     return found

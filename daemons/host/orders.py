@@ -15,10 +15,13 @@ from daemons.host.schema import allocation, attempt, meta, task
 from daemons.host.store import Tx
 from hakuriver.lifecycle import ENDED, Intent, State
 from hakuriver.target import Target
+from hakuriver.views import TaskWants
 from hakuriver.wire import AttemptOrder, AttemptSpec, IntentOrder, Mount
 
 DEFAULT_GRACE = 10.0
 _ENDED = [str(state) for state in ENDED]
+_SPEC_WANTS = tuple(name for name in TaskWants.__annotations__ if name in AttemptSpec.model_fields)
+"""What a task wants besides its place, and its node must know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +54,41 @@ def load_job(connection: Connection, key: Key) -> Job | None:
     return Job(key, found.node, None, intent) if intent is not None else None
 
 
-def load_stray(connection: Connection, key: Key) -> Job | None:
-    """The end of an attempt that is over for the host and alive on its node; None when it isn't over."""
-    found = connection.execute(
-        select(attempt.c.node, attempt.c.state, attempt.c.intent_version, task.c.attempt)
-        .join(task, task.c.id == attempt.c.task)
-        .where(attempt.c.task == key[0], attempt.c.number == key[1])
-    ).first()
-    if found is None or found.node is None or (found.state not in _ENDED and found.attempt == key[1]):
-        return None
-    intent = IntentOrder(
-        version=found.intent_version + 1, intent=Intent.KILL, by="the host", grace=DEFAULT_GRACE
+def strays(connection: Connection, name: str, keys: Sequence[Key]) -> list[Key]:
+    """Those of a node's attempts that should not be there: they are over for the host, another node has them,
+    or it knows nothing of their task. What a restored host has still to be told of is none."""
+    ids = [key[0] for key in keys]
+    current = {
+        row[0]: row[1]
+        for row in connection.execute(select(task.c.id, task.c.attempt).where(task.c.id.in_(ids)))
+    }
+    rows = connection.execute(
+        select(attempt.c.task, attempt.c.number, attempt.c.state, attempt.c.node).where(
+            attempt.c.task.in_(ids)
+        )
     )
-    return Job(key, found.node, None, intent)
+    known = {(row[0], row[1]): (row[2] in _ENDED or row[3] not in (None, name)) for row in rows}
+    return [key for key in keys if key[0] not in current or key[1] < current[key[0]] or known.get(key, False)]
+
+
+def load_stray(connection: Connection, key: Key, *, name: str) -> Job | None:
+    """The end of an attempt that should not be on a node; None when it should."""
+    if not strays(connection, name, [key]):
+        return None
+    mine = (attempt.c.task == key[0]) & (attempt.c.number == key[1])
+    version = connection.execute(select(attempt.c.intent_version).where(mine)).scalar() or 0
+    epoch = connection.execute(select(meta.c.value).where(meta.c.key == "epoch")).scalar_one()
+    newer = max(version, intents.first_version(int(epoch))) + 1
+    intent = IntentOrder(version=newer, intent=Intent.KILL, by="the host", grace=DEFAULT_GRACE)
+    return Job(key, name, None, intent)
 
 
 def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) -> AttemptOrder:
     row = connection.execute(
         select(task, allocation.c.node, allocation.c.numa, allocation.c.device_ids, allocation.c.gpus)
+        .add_columns(attempt.c.executor.label("by"))
         .join(allocation, (allocation.c.task == task.c.id) & (allocation.c.attempt == key[1]))
+        .join(attempt, (attempt.c.task == task.c.id) & (attempt.c.number == key[1]))
         .where(task.c.id == key[0])
     ).one()
     names = ("cluster", "epoch")
@@ -89,6 +108,7 @@ def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) ->
 def _spec(row: Any, number: int) -> AttemptSpec:
     gpus = json.loads(row["gpus"])
     mounts = json.loads(row["mounts"]) if row["mounts"] is not None else None
+    wants = json.loads(row["wants"])
     return AttemptSpec(
         task=row["id"],
         attempt=number,
@@ -97,7 +117,7 @@ def _spec(row: Any, number: int) -> AttemptSpec:
         command=json.loads(row["command"]),
         env=json.loads(row["env"]),
         workdir=row["workdir"],
-        executor=row["executor"],
+        executor=row["by"] or row["executor"],
         container=row["container"],
         image=row["image"],
         cores=row["cores"] / 1000,
@@ -110,6 +130,10 @@ def _spec(row: Any, number: int) -> AttemptSpec:
         privileged=row["privileged"],
         stdin=row["stdin"],
         fenced=row["on_node_loss"] != "keep",
+        time_limit=row["time_limit"],
+        batch_index=row["batch_index"],
+        batch_size=row["batch_size"],
+        **{name: wants[name] for name in _SPEC_WANTS if name in wants},
     )
 
 

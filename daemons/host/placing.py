@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping
 
 from sqlalchemy import bindparam, insert, select, update
@@ -13,7 +14,8 @@ from daemons.host import clock
 from daemons.host.ledger import Ledger, Queue
 from daemons.host.nodes import Nodes
 from daemons.host.rows import TaskRow
-from daemons.host.scheduler import QUEUED, Placement, Plan, place
+from daemons.host.scheduling.model import QUEUED, Caps, Cluster, Placement, Plan, Reservation
+from daemons.host.scheduling.passes import Known, place
 from daemons.host.schema import allocation, attempt, task
 from daemons.host.store import Store, Tx
 from hakuriver.errors import StorageFull
@@ -22,16 +24,22 @@ from hakuriver.lifecycle import State
 RETRY_SECONDS = 1.0
 FIRST_REST = 0.25
 LAST_REST = 30.0
+MOST_SHAPES = 20_000
 log = Log("scheduler")
 
 
 class Placing:
     """Assigns pending tasks; ``wake`` says that the queue or a node changed."""
 
-    def __init__(self, store: Store, ledger: Ledger, nodes: Nodes) -> None:
+    def __init__(self, store: Store, ledger: Ledger, nodes: Nodes, caps: Caps) -> None:
         self._store = store
         self._ledger = ledger
         self._nodes = nodes
+        self.caps = caps
+        self._turn = ""
+        self._known: tuple[int, Known] = (-1, {})
+        self.reservations: tuple[Reservation, ...] = ()
+        """Of the last pass."""
         self._changed = asyncio.Event()
         self._changed.set()
 
@@ -65,13 +73,33 @@ class Placing:
     async def once(self) -> bool:
         """One pass; returns whether another is worth it at once."""
         queue = self._ledger.queue
-        if not queue:
+        if not queue.lanes:
+            self.reservations = ()
             return False
-        plan = place(queue.lanes, self._nodes.rooms())
+        plan = place(queue.lanes, self.cluster(), self._shapes_known())
+        self.reservations, self._turn = plan.reservations, plan.turn
         reasons = changed_reasons(plan, queue)
         if plan.placements or reasons:
             await self._store.write(lambda tx: store_plan(tx, plan, reasons))
         return plan.more
+
+    def cluster(self) -> Cluster:
+        """All that the scheduler looks at besides the queue."""
+        return Cluster(
+            tuple(self._nodes.rooms()),
+            time.time(),
+            self.caps,
+            self._ledger.owners,
+            self._ledger.batches,
+            self._turn,
+        )
+
+    def _shapes_known(self) -> Known:
+        """What earlier passes found out about shapes, as long as the nodes are what they were."""
+        version, known = self._known
+        if version != self._nodes.version or len(known) > MOST_SHAPES:
+            self._known = self._nodes.version, {}
+        return self._known[1]
 
 
 def changed_reasons(plan: Plan, queue: Queue) -> dict[int, str]:
@@ -80,7 +108,7 @@ def changed_reasons(plan: Plan, queue: Queue) -> dict[int, str]:
     placed = {placement.task for placement in plan.placements}
     changed = {number: why for number, why in plan.reasons.items() if stored.get(number, QUEUED) != why}
     for number in () if plan.more else stored:
-        if number not in plan.reasons and number not in placed and not queue.is_resting(number):
+        if number not in plan.reasons and number not in placed and queue.takes_part(number):
             changed[number] = QUEUED
     return changed
 
@@ -109,11 +137,25 @@ def store_plan(tx: Tx, plan: Plan, reasons: Mapping[int, str]) -> list[TaskRow]:
 
 
 def _assign(tx: Tx, placed: list[Placement], attempts: Mapping[int, int]) -> None:
-    keys = [{"b_task": each.task, "b_number": attempts[each.task], "b_node": each.node} for each in placed]
+    keys = [
+        {
+            "b_task": each.task,
+            "b_number": attempts[each.task],
+            "b_node": each.node,
+            "b_executor": each.executor,
+        }
+        for each in placed
+    ]
     tx.execute(
         update(attempt)
         .where(attempt.c.task == bindparam("b_task"), attempt.c.number == bindparam("b_number"))
-        .values(state=str(State.ASSIGNED), reason="", node=bindparam("b_node"), assigned_at=clock.now()),
+        .values(
+            state=str(State.ASSIGNED),
+            reason="",
+            node=bindparam("b_node"),
+            executor=bindparam("b_executor"),
+            assigned_at=clock.now(),
+        ),
         keys,
     )
     tx.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,8 @@ from sqlalchemy import bindparam, insert, select, update
 
 from daemons.common.log import Log
 from daemons.host import clock
+from daemons.host.adoption import adopt, runs
+from daemons.host.followups import follow
 from daemons.host.nodes import check_runner
 from daemons.host.schema import attempt, node, task
 from daemons.host.store import Tx
@@ -61,11 +64,20 @@ def apply_batch(tx: Tx, name: str, batch: ReportBatch) -> ReportAnswer:
     if owner is None:
         raise NotFound(f"there is no node {name}", hint="register first", code="unknown_node")
     check_runner(name, owner, batch.runner)
-    before = _load(tx, {report.task for report in batch.reports})
+    results: list[ReportResult] = []
+    for run in runs(batch.reports):
+        results += _apply_run(tx, name, run)
+    return ReportAnswer(results=results)
+
+
+def _apply_run(tx: Tx, name: str, reports: Sequence[Report]) -> list[ReportResult]:
+    """Apply reports of which none depends on the consequences of another; announces what they change."""
+    adopted = adopt(tx, name, reports)
+    before = _load(tx, {report.task for report in reports})
     now = dict(before)
     results: list[ReportResult] = []
     requeued: list[Facts] = []
-    for report in batch.reports:
+    for report in reports:
         key = (report.task, report.attempt)
         result, message, after = apply(now.get(key), report, name)
         if after is not None:
@@ -86,17 +98,20 @@ def apply_batch(tx: Tx, name: str, batch: ReportBatch) -> ReportAnswer:
     _save(tx, before, now)
     for each in requeued:
         _requeue(tx, each)
-    tx.publish_tasks(sorted({key[0] for key in now if _visible(before[key], now[key])}))
-    return ReportAnswer(results=results)
+    follow(tx, [key[0] for key, facts in now.items() if facts.state in ENDED and facts != before[key]])
+    tx.publish_tasks(sorted(adopted | {key[0] for key in now if _visible(before[key], now[key])}))
+    return results
 
 
 def apply(facts: Facts | None, report: Report, node_name: str) -> tuple[Any, str, Facts | None]:
     """What a report does to an attempt: (result, message, the attempt afterwards if it changed). Pure."""
+    if facts is None and report.given is not None:
+        return "refused", f"the host, restored from a backup, knows no task {report.task}", None
     if facts is None or facts.node != node_name:
         return "refused", f"attempt {report.task}.{report.attempt} is not on {node_name}", None
     if report.sequence <= facts.report_sequence:
         return "duplicate", "", None
-    if report.sequence > facts.report_sequence + 1:
+    if report.sequence > facts.report_sequence + 1 and report.given is None:
         log.warning(
             "reports_missing",
             task=facts.task,

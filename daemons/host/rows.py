@@ -23,8 +23,8 @@ from sqlalchemy import (
     union_all,
 )
 
-from daemons.host.schema import allocation, attempt, node, task
-from hakuriver.lifecycle import ENDED, ON_NODE, Intent, NodeState
+from daemons.host.schema import allocation, attempt, node, task, task_after
+from hakuriver.lifecycle import ENDED, ON_NODE, Intent, NodeState, State
 
 _CHUNK = 500  # ids in one statement
 _ON_NODE = [str(state) for state in ON_NODE]
@@ -33,7 +33,8 @@ _ONLY_BY_FORCE = "; only `hakuriver task requeue --force` can move it"
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task with its current attempt and what that was given. ``gpus`` and ``devices`` are JSON texts."""
+    """A task with its current attempt and what that was given. ``target_gpus``, ``wants`` and ``devices`` are
+    JSON texts, ``needs`` is how many tasks must complete before it may start."""
 
     id: int
     attempt: int
@@ -45,6 +46,12 @@ class TaskRow:
     target_node: str | None
     target_numa: int | None
     target_gpus: str
+    wants: str
+    priority: int
+    batch: int
+    max_running: int | None
+    time_limit: float | None
+    needs: int
     reason: str
     node: str | None
     acked: int | None
@@ -52,7 +59,11 @@ class TaskRow:
     intent_version: int
     intent_sent: int
     held_due_at: str | None
+    hold_by: str | None
+    assigned_at: str | None
+    started_at: str | None
     devices: str | None
+    numa: int | None
     view: str
 
     @property
@@ -92,6 +103,15 @@ _away = and_(
 _stuck = and_(_away, task.c.on_node_loss != "keep", ~attempt.c.fence, attempt.c.state.in_(_ON_NODE))
 
 
+_pending = task.c.state == str(State.PENDING)
+_outstanding = task_after.c.task == task.c.id
+_NEEDS = case(
+    (task.c.after == "[]", literal(0)),
+    else_=select(func.count()).select_from(task_after).where(_outstanding).scalar_subquery(),
+)
+_needed = select(func.group_concat(task_after.c.needs, ", ")).where(_outstanding).scalar_subquery()
+
+
 def _object(fields: dict[str, ColumnElement[Any]]) -> ColumnElement[str]:
     return func.json_object(*[part for name, value in fields.items() for part in (literal(name), value)])
 
@@ -110,6 +130,8 @@ def _task_json() -> ColumnElement[str]:
             "reason": case(
                 (_stuck, node.c.name + " is " + node.c.state + _ONLY_BY_FORCE),
                 (_away, node.c.name + " is " + node.c.state),
+                (and_(_pending, attempt.c.hold_by.is_not(None)), "held by " + attempt.c.hold_by),
+                (and_(_pending, _NEEDS > 0), "waiting for the end of " + _needed),
                 else_=attempt.c.reason,
             ),
             "command": func.json(task.c.command),
@@ -121,6 +143,16 @@ def _task_json() -> ColumnElement[str]:
             "cores": task.c.cores / literal(1000.0),
             "memory": task.c.memory,
             "on_node_loss": task.c.on_node_loss,
+            "priority": task.c.priority,
+            "time_limit": task.c.time_limit,
+            "retries": task.c.retries,
+            "retried": task.c.retried,
+            "after": func.json(task.c.after),
+            "on_hold": case((attempt.c.hold_by.is_(None), func.json("false")), else_=func.json("true")),
+            "batch_index": task.c.batch_index,
+            "batch_size": task.c.batch_size,
+            "max_running": task.c.max_running,
+            "wants": func.json(task.c.wants),
             "executor": func.coalesce(attempt.c.executor, task.c.executor),
             "container": task.c.container,
             "image": task.c.image,
@@ -167,6 +199,12 @@ _FACTS = (
     task.c.target_node,
     task.c.target_numa,
     task.c.target_gpus,
+    task.c.wants,
+    task.c.priority,
+    task.c.batch,
+    task.c.max_running,
+    task.c.time_limit,
+    _NEEDS,
     attempt.c.reason,
     attempt.c.node,
     attempt.c.acked,
@@ -174,7 +212,11 @@ _FACTS = (
     attempt.c.intent_version,
     attempt.c.intent_sent,
     attempt.c.held_due_at,
+    attempt.c.hold_by,
+    attempt.c.assigned_at,
+    attempt.c.started_at,
     allocation.c.device_ids,
+    allocation.c.numa,
 )
 TASK_ROWS: Select[Any] = select(*_FACTS, TASK_JSON).select_from(_FROM)
 TASK_FACTS: Select[Any] = select(*_FACTS, literal("")).select_from(_FROM)
@@ -205,15 +247,20 @@ def load_nodes(connection: Connection, name: str | None = None) -> list[NodeRow]
     return [NodeRow(**row._mapping) for row in connection.execute(chosen.order_by(node.c.name))]
 
 
-def task_view(connection: Connection, number: int, *, attempts: bool = False) -> str | None:
-    """One task as JSON, with all its attempts when asked for."""
-    view: str | None = connection.execute(TASK_VIEWS.where(task.c.id == number)).scalar()
-    if view is None or not attempts:
-        return view
-    rows = connection.execute(
-        select(_ATTEMPT_JSON).where(attempt.c.task == number).order_by(attempt.c.number)
-    ).scalars()
-    return f'{view[:-1]},"attempts":[{",".join(rows)}]}}'
+def task_views(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """Tasks as JSON with all their attempts; those that don't exist are left out."""
+    found: dict[int, str] = {}
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        attempts: dict[int, list[str]] = {}
+        tried = select(attempt.c.task, _ATTEMPT_JSON).where(attempt.c.task.in_(chunk))
+        for number, view in connection.execute(tried.order_by(attempt.c.task, attempt.c.number)):
+            attempts.setdefault(number, []).append(view)
+        for number, view in connection.execute(
+            TASK_VIEWS.with_only_columns(task.c.id, TASK_JSON).where(task.c.id.in_(chunk))
+        ):
+            found[number] = f'{view[:-1]},"attempts":[{",".join(attempts[number])}]}}'
+    return found
 
 
 def newest_of(states: Sequence[str], limit: int, *conditions: ColumnElement[bool]) -> Subquery:

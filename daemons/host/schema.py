@@ -83,6 +83,24 @@ class Task(SQLModel, table=True):
     mounts: str | None = None  # JSON
     env: str = "{}"  # JSON
     on_node_loss: str = Field(default="keep", sa_column_kwargs={"server_default": "keep"})
+    priority: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    time_limit: float | None = None
+    retries: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    retried: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    batch_index: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    batch_size: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+    max_running: int | None = None
+    after: str = Field(default="[]", sa_column_kwargs={"server_default": "[]"})  # JSON
+    wants: str = Field(default="{}", sa_column_kwargs={"server_default": "{}"})  # JSON: views.TaskWants
+
+
+class TaskAfter(SQLModel, table=True):
+    """A task that must complete before another may start, and hasn't ended yet."""
+
+    __tablename__ = "task_after"
+
+    needs: int = Field(primary_key=True, foreign_key="task.id", ondelete="CASCADE")
+    task: int = Field(primary_key=True, foreign_key="task.id", ondelete="CASCADE", index=True)
 
 
 class TaskTag(SQLModel, table=True):
@@ -101,6 +119,7 @@ class Attempt(SQLModel, table=True):
     ``acked`` is the journal version that the node answered the order with. An intent has a version; ``sent``
     is the newest that the node acknowledged, ``done`` the newest that it carried out. ``held_*`` is a kill
     that can still be taken back. ``fence``: the node's last heartbeat said that its fence was alive.
+    ``hold_by``: who makes it wait until somebody releases it.
     """
 
     __table_args__ = (Index("attempt_node_state", "node", "state"),)
@@ -130,6 +149,7 @@ class Attempt(SQLModel, table=True):
     held_by: str | None = None
     held_grace: float | None = None
     fence: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
+    hold_by: str | None = None
 
 
 class Allocation(SQLModel, table=True):
@@ -176,6 +196,7 @@ credential = _table("credential")
 node = _table("node")
 task = _table("task")
 task_tag = _table("task_tag")
+task_after = _table("task_after")
 attempt = _table("attempt")
 allocation = _table("allocation")
 idempotency = _table("idempotency")

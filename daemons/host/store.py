@@ -6,6 +6,7 @@ What is written together is committed together; nobody is answered before it is 
 from __future__ import annotations
 
 import asyncio
+import json
 import queue
 import sqlite3
 import threading
@@ -79,6 +80,15 @@ class NodeChange:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeGone:
+    """A node that was removed; ``line`` is its line of the watch stream."""
+
+    sequence: int
+    name: str
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TaskGone:
     """An ended task that is no longer kept; ``line`` is its line of the watch stream."""
 
@@ -87,7 +97,7 @@ class TaskGone:
     line: bytes
 
 
-Change = TaskChange | NodeChange | TaskGone
+Change = TaskChange | NodeChange | NodeGone | TaskGone
 
 
 class Tx:
@@ -97,7 +107,7 @@ class Tx:
         self.connection = connection
         self.sequence = sequence
         self.changes: list[Change] = []
-        self._identity = identity
+        self.identity = identity
 
     def execute(self, statement: Executable, rows: Any = None) -> CursorResult[Any]:
         """Run a Core statement, once or for each of ``rows``."""
@@ -108,7 +118,7 @@ class Tx:
         rows = load_tasks(self.connection, ids)
         for row in rows:
             self.sequence += 1
-            cursor = self._identity.cursor(self.sequence)
+            cursor = self.identity.cursor(self.sequence)
             line = f'{{"type":"task","cursor":"{cursor}","task":{row.view}}}\n'.encode()
             self.changes.append(TaskChange(self.sequence, row, line))
         return rows
@@ -117,7 +127,7 @@ class Tx:
         """Announce that tasks, ended before, were deleted."""
         for number in ids:
             self.sequence += 1
-            cursor = self._identity.cursor(self.sequence)
+            cursor = self.identity.cursor(self.sequence)
             line = f'{{"type":"deleted","cursor":"{cursor}","id":{number}}}\n'.encode()
             self.changes.append(TaskGone(self.sequence, number, line))
 
@@ -127,6 +137,12 @@ class Tx:
         self.sequence += 1
         self.changes.append(NodeChange(self.sequence, row))
         return row
+
+    def publish_node_gone(self, name: str) -> None:
+        """Announce that a node was deleted."""
+        self.sequence += 1
+        line = {"type": "deleted", "cursor": self.identity.cursor(self.sequence), "name": name}
+        self.changes.append(NodeGone(self.sequence, name, json.dumps(line).encode() + b"\n"))
 
 
 @dataclass(slots=True)

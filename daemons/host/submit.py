@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import insert, select
 
 from daemons.host import clock
+from daemons.host.lanes import make_shape
 from daemons.host.rows import TaskRow
-from daemons.host.scheduler import Room, Shape, could_ever
-from daemons.host.schema import attempt, idempotency, task, task_tag
+from daemons.host.scheduling.model import UNMEASURED, Caps, Lane, Room, Shape, Use
+from daemons.host.scheduling.passes import over_caps
+from daemons.host.scheduling.words import could_ever, largest
+from daemons.host.schema import attempt, idempotency, task, task_after, task_tag
+from daemons.host.setup import Policy, Setup, choose_setup
 from daemons.host.store import Tx
+from hakuriver import sweep
 from hakuriver import target as targets
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, TooMany, UsageError
-from hakuriver.lifecycle import LIVE, Intent, State
-from hakuriver.units import format_cores, format_size, millicores
-from hakuriver.wire import SubmitRequest
+from hakuriver.lifecycle import ENDED, LIVE, Intent, State
+from hakuriver.target import Target
+from hakuriver.units import millicores
+from hakuriver.views import TaskWants
+from hakuriver.wire import MAX_BATCH, SubmitRequest
 
-_CALLER_ENV = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 _LIVE = [str(state) for state in LIVE]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the host's settings decide about submissions."""
-
-    embedded: bool
-    default_container: str
-    shared_dir: str
+_ENDED = [str(state) for state in ENDED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +45,26 @@ class Submission:
     rooms: Sequence[Room]
     unavailable: Mapping[tuple[str, str], str]  # (node, executor) → why
     policy: Policy
+    caps: Caps
     room: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How a task is run, wherever it runs."""
-
-    executor: str
-    container: str | None
-    image: str | None
-    workdir: str | None
-    env: Mapping[str, str]
 
 
 def digest(body: bytes) -> str:
     """What makes two submissions with one key the same."""
     return hashlib.sha256(body).hexdigest()
+
+
+def commands(request: SubmitRequest) -> list[Sequence[str]]:
+    """The command of each task that goes to a target: one, or a sweep's product; raises UsageError."""
+    if not request.sweep:
+        return [request.command]
+    parsed = sweep.parse(request.command)
+    if not parsed.axes:
+        raise UsageError("there is no span: in the command", hint="for example: --lr=span:[0.1,0.01]")
+    if len(parsed) * max(1, len(request.targets)) > MAX_BATCH:
+        raise UsageError(f"this sweep makes {len(parsed)} tasks, the most is {MAX_BATCH}")
+    return list(parsed.runs())
 
 
 def store_submission(tx: Tx, given: Submission) -> str:
@@ -85,10 +84,12 @@ def store_submission(tx: Tx, given: Submission) -> str:
                 )
             return str(known.answer)
     setup = choose_setup(given.request, given.policy)
-    shapes, refused = resolve(given, setup.executor)
-    _check(tx, given, len(shapes))
-    rows = _insert(tx, given, setup, shapes)
-    answer = _answer(rows, refused)
+    places, refused = resolve(given, setup.executor)
+    wanted = [(place, command) for place in places for command in commands(given.request)]
+    _check(tx, given, len(wanted))
+    needs = _needs(tx, given.request.after)
+    rows = _insert(tx, given, setup, wanted, needs)
+    answer = _answer(rows, refused, list(_warnings(given, places)))
     if given.key:
         tx.execute(
             insert(idempotency).values(
@@ -102,87 +103,23 @@ def store_submission(tx: Tx, given: Submission) -> str:
     return answer
 
 
-def choose_setup(request: SubmitRequest, policy: Policy) -> Setup:
-    """Executor, image, working directory and environment; raises UsageError for what can't go together."""
-    executor, container, image = _choose_executor(request, policy)
-    if executor != "process":
-        if request.stdin:
-            raise UsageError(
-                f"standard input can't be fed to a task of executor {executor}", hint="run it without -i"
-            )
-        if request.on_node_loss != "keep":
-            raise UsageError(
-                f"a task of executor {executor} can't be fenced, so it can't be moved when its node is lost",
-                hint="leave --on-node-loss out, or run it as a process",
-            )
-    elif request.mounts or request.privileged:
-        raise UsageError(
-            "a process task sees the node's own files: mounts and privileges are for containers",
-            hint="leave them out, or give --container or --image",
-        )
-    like_here = policy.embedded and executor == "process"
-    env = dict(request.env)
-    if like_here:
-        env = {name: request.caller.env[name] for name in _CALLER_ENV if name in request.caller.env} | env
-    workdir = request.workdir or _workdir(request.caller.workdir, policy, like_here, executor == "docker")
-    return Setup(executor, container, image, workdir, env)
-
-
-def _choose_executor(request: SubmitRequest, policy: Policy) -> tuple[str, str | None, str | None]:
-    if request.image and request.container:
-        raise UsageError("--image and --container name two environments; give one of them")
-    container = request.container
-    executor = request.executor
-    if executor is None:
-        if request.image or container not in (None, "NULL"):
-            executor = "docker"
-        else:
-            executor = "process" if container == "NULL" or policy.embedded else "docker"
-    if executor != "docker":
-        if request.image or container not in (None, "NULL"):
-            raise UsageError(f"executor {executor} runs without a container", hint="leave out one of the two")
-        return executor, container, None
-    if container == "NULL":
-        raise UsageError("executor docker needs a container", hint="leave out --container NULL")
-    if request.image:
-        return executor, None, request.image
-    container = container or policy.default_container
-    name, _, version = container.partition("@")
-    if version:
-        raise NotFound(f"environment {name} has no version {version}")
-    return executor, container, f"hakuriver/{name}:base"
-
-
-def _workdir(caller: str | None, policy: Policy, like_here: bool, inside: bool) -> str | None:
-    """The caller's folder where it means the same: here, or under the shared folder."""
-    if caller is None or like_here:
-        return caller
-    if not policy.shared_dir or not PurePosixPath(caller).is_relative_to(policy.shared_dir):
-        return None
-    return (
-        str(PurePosixPath("/shared") / PurePosixPath(caller).relative_to(policy.shared_dir))
-        if inside
-        else caller
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One task to be made: what it asks for, and its target as it was typed."""
+    """A place that tasks are to be made for: what they ask for, and the target as it was typed."""
 
     target: str | None
     shape: Shape
 
 
 def resolve(given: Submission, executor: str) -> tuple[list[Wanted], list[tuple[str, HakuRiverError]]]:
-    """The tasks to make and the targets that are refused; raises when none is left.
+    """The places to make tasks for and the targets that are refused; raises when none is left.
 
     The error of several is of the first one's class with all messages.
     """
     request = given.request
-    cores = max(millicores(request.cores), 1) if request.cores else 0  # 0 means something else than little
     if not request.targets:
-        shape = Shape(None, None, (), cores, request.memory, executor)
+        shape = _shape(request, executor, None)
+        _check_caps(shape, given)
         _check_anywhere(shape, given)
         return [Wanted(None, shape)], []
     wanted: list[Wanted] = []
@@ -191,7 +128,8 @@ def resolve(given: Submission, executor: str) -> tuple[list[Wanted], list[tuple[
     for text in request.targets:
         try:
             parsed = targets.parse(text)
-            shape = Shape(parsed.node, parsed.numa, parsed.gpus, cores, request.memory, executor)
+            shape = _shape(request, executor, parsed)
+            _check_caps(shape, given)
             _check_there(shape, by_name.get(parsed.node), given)
             wanted.append(Wanted(text, shape))
         except HakuRiverError as error:
@@ -203,6 +141,31 @@ def resolve(given: Submission, executor: str) -> tuple[list[Wanted], list[tuple[
             raise type(first)(message, hint=first.hint, code=first.instance_code)
         raise first
     return wanted, refused
+
+
+def _shape(request: SubmitRequest, executor: str, target: Target | None) -> Shape:
+    if target is not None and target.gpus and request.gpu_count:
+        raise UsageError(f"target {target} names its GPUs, so --gpus can't be given", hint="give one of them")
+    return make_shape(
+        target,
+        cores=max(millicores(request.cores), 1) if request.cores else 0,  # 0 means something else than little
+        memory=request.memory,
+        executor=executor,
+        wants=_wants(request),
+        time_limit=request.time_limit,
+    )
+
+
+def _wants(request: SubmitRequest) -> Mapping[str, Any]:
+    """What differs from the defaults of ``views.TaskWants``."""
+    wants = request.model_dump(include=set(TaskWants.__annotations__), exclude_defaults=True, mode="json")
+    return wants if request.notice is None else wants | {"notice": request.notice.model_dump()}
+
+
+def _check_caps(shape: Shape, given: Submission) -> None:
+    over = over_caps(Lane(shape, given.owner), Use(), given.caps)
+    if over:
+        raise CannotFit(over, hint="[limits] owner_* of the host say so")
 
 
 def _check_there(shape: Shape, room: Room | None, given: Submission) -> None:
@@ -223,24 +186,35 @@ def _check_anywhere(shape: Shape, given: Submission) -> None:
     why = [could_ever(shape, room) for room in given.rooms]
     if None in why:
         return
-    if not any(shape.executor in room.executors for room in given.rooms):
+    if not any(shape.executor in room.executors for room in given.rooms) and shape.executor != "native":
         details = {given.unavailable.get((room.name, shape.executor), "") for room in given.rooms} - {""}
         raise CannotFit(
             f"no node has executor {shape.executor}{': ' + '; '.join(sorted(details)) if details else ''}",
             hint=_executor_hint(shape.executor),
         )
-    if len(given.rooms) == 1:
-        raise CannotFit(str(why[0]))
-    largest = max(given.rooms, key=lambda room: (room.cores, room.memory))
-    raise CannotFit(
-        f"no node can take {format_cores(shape.cores / 1000)} cores and {format_size(shape.memory)} "
-        f"(the largest is {largest.name} with {format_cores(largest.cores / 1000)} cores "
-        f"and {format_size(largest.memory)})"
-    )
+    raise CannotFit(str(why[0]) if len(given.rooms) == 1 else largest(shape, given.rooms))
 
 
 def _executor_hint(executor: str) -> str:
     return "--container NULL runs it without Docker" if executor == "docker" else ""
+
+
+def _warnings(given: Submission, places: Sequence[Wanted]) -> Iterator[str]:
+    """What the submitter should know although it is no error."""
+    by_name = {room.name: room for room in given.rooms}
+    for place in places:
+        room = by_name.get(place.shape.node or "")
+        if room is None:
+            continue
+        if room.closed:
+            yield f"{place.target}: {room.closed}; it waits for that to change"
+        for device in room.devices:
+            if device.index not in place.shape.gpus:
+                continue
+            if device.external:
+                yield f"{place.target}: somebody else uses GPU {device.index} of {room.name}"
+            if device.lost and device.lost != UNMEASURED:
+                yield f"{place.target}: GPU {device.index} of {room.name} is lost: {device.lost}"
 
 
 def _check(tx: Tx, given: Submission, count: int) -> None:
@@ -264,13 +238,68 @@ def _check(tx: Tx, given: Submission, count: int) -> None:
         )
 
 
-def _insert(tx: Tx, given: Submission, setup: Setup, wanted: Sequence[Wanted]) -> list[TaskRow]:
+def _needs(tx: Tx, after: Sequence[int]) -> list[int]:
+    """Those of the tasks to wait for that haven't ended; raises NotFound, and Conflict for one that can't
+    complete any more."""
+    rows = tx.execute(select(task.c.id, task.c.state).where(task.c.id.in_(set(after)))).all()
+    states = {row.id: row.state for row in rows}
+    for number in after:
+        if number not in states:
+            raise NotFound(f"there is no task {number} to start after")
+        if states[number] in _ENDED and states[number] != State.COMPLETED:
+            raise Conflict(
+                f"task {number} has ended as {states[number]}: nothing can start after it",
+                hint=f"hakuriver task resubmit {number} tries it once more",
+                code="never_completes",
+            )
+    return [number for number in dict.fromkeys(after) if states[number] not in _ENDED]
+
+
+def _insert(
+    tx: Tx,
+    given: Submission,
+    setup: Setup,
+    wanted: Sequence[tuple[Wanted, Sequence[str]]],
+    needs: Sequence[int],
+) -> list[TaskRow]:
     """A task with its first attempt for each wanted one. There is one writer, so ids can be counted here."""
     first = next_id(tx)
     ids = range(first, first + len(wanted))
     request = given.request
-    common: dict[str, Any] = {
-        "batch": first,
+    common = _common(given, setup) | {"batch": first, "batch_size": len(wanted)}
+    tx.execute(
+        insert(task),
+        [
+            {
+                "id": first + index,
+                **common,
+                "batch_index": index,
+                "command": json.dumps(command, ensure_ascii=False),
+                "target": place.target,
+                "target_node": place.shape.node,
+                "target_numa": place.shape.numa,
+                "target_gpus": json.dumps(place.shape.gpus),
+                "cores": place.shape.cores,
+                "memory": place.shape.memory,
+            }
+            for index, (place, command) in enumerate(wanted)
+        ],
+    )
+    hold_by = given.owner if request.hold else None
+    tx.execute(insert(attempt), [first_attempt(each, 1, given.reason) | {"hold_by": hold_by} for each in ids])
+    if request.tags:
+        tags = [{"tag": tag, "task": each} for each in ids for tag in dict.fromkeys(request.tags)]
+        tx.execute(insert(task_tag), tags)
+    if needs:
+        tx.execute(insert(task_after), [{"needs": other, "task": each} for each in ids for other in needs])
+    return tx.publish_tasks(ids)
+
+
+def _common(given: Submission, setup: Setup) -> dict[str, Any]:
+    """What all tasks of a batch have in common."""
+    request = given.request
+    mounts = None if request.mounts is None else json.dumps([each.model_dump() for each in request.mounts])
+    return {
         "kind": "command",
         "backend": "native",
         "state": str(State.PENDING),
@@ -287,35 +316,15 @@ def _insert(tx: Tx, given: Submission, setup: Setup, wanted: Sequence[Wanted]) -
         "created_at": clock.now(),
         "workdir": setup.workdir,
         "tags": json.dumps(list(dict.fromkeys(request.tags)), ensure_ascii=False),
-        "command": json.dumps(request.command, ensure_ascii=False),
-        "mounts": None
-        if request.mounts is None
-        else json.dumps([each.model_dump() for each in request.mounts]),
+        "mounts": mounts,
         "env": json.dumps(dict(setup.env), ensure_ascii=False),
+        "priority": request.priority,
+        "time_limit": request.time_limit,
+        "retries": request.retries,
+        "max_running": request.max_running,
+        "after": json.dumps(list(dict.fromkeys(request.after))),
+        "wants": json.dumps(_wants(request), ensure_ascii=False),
     }
-    tx.execute(
-        insert(task),
-        [
-            {
-                "id": number,
-                **common,
-                "target": each.target,
-                "target_node": each.shape.node,
-                "target_numa": each.shape.numa,
-                "target_gpus": json.dumps(each.shape.gpus),
-                "cores": each.shape.cores,
-                "memory": each.shape.memory,
-            }
-            for number, each in zip(ids, wanted, strict=True)
-        ],
-    )
-    tx.execute(insert(attempt), [first_attempt(number, 1, given.reason) for number in ids])
-    if request.tags:
-        tx.execute(
-            insert(task_tag),
-            [{"tag": tag, "task": number} for number in ids for tag in dict.fromkeys(request.tags)],
-        )
-    return tx.publish_tasks(ids)
 
 
 def next_id(tx: Tx) -> int:
@@ -347,10 +356,44 @@ def first_attempt(number: int, attempt_number: int, reason: str) -> dict[str, An
     }
 
 
-def _answer(rows: Sequence[TaskRow], refused: Sequence[tuple[str, HakuRiverError]]) -> str:
+def _answer(
+    rows: Sequence[TaskRow], refused: Sequence[tuple[str, HakuRiverError]], warnings: Sequence[str]
+) -> str:
     shown = [
         {"target": text, "error": error.to_json()["error"] | {"exit_code": error.exit_code}}
         for text, error in refused
     ]
     tasks = ",".join(row.view for row in rows)
-    return f'{{"batch":{rows[0].id},"tasks":[{tasks}],"refused":{json.dumps(shown, ensure_ascii=False)}}}'
+    rest = json.dumps({"refused": shown, "warnings": warnings}, ensure_ascii=False)[1:]
+    return f'{{"batch":{rows[0].id},"tasks":[{tasks}],{rest}'
+
+
+def same_again(tx: Tx, number: int) -> SubmitRequest:
+    """The request that made a task, as far as it is the same today: without its name while that is taken, and
+    without what it waited for. Raises NotFound."""
+    row = tx.execute(select(task).where(task.c.id == number)).first()
+    if row is None:
+        raise NotFound(f"there is no task {number}", hint="hakuriver task list shows the newest")
+    taken = tx.execute(select(task.c.id).where(task.c.name == row.name, task.c.state.in_(_LIVE))).first()
+    return SubmitRequest.model_validate(
+        {
+            "command": json.loads(row.command),
+            "targets": [] if row.target is None else [row.target],
+            "cores": row.cores / 1000,
+            "memory": row.memory,
+            "env": json.loads(row.env),
+            "container": row.container,
+            "image": None if row.container else row.image,
+            "executor": row.executor,
+            "mounts": None if row.mounts is None else json.loads(row.mounts),
+            "privileged": row.privileged,
+            "workdir": row.workdir,
+            "name": None if taken else row.name,
+            "tags": json.loads(row.tags),
+            "on_node_loss": row.on_node_loss,
+            "priority": row.priority,
+            "time_limit": row.time_limit,
+            "retries": row.retries,
+            **json.loads(row.wants),
+        }
+    )

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Select, select, union_all
 
 from daemons.host.rows import TASK_VIEWS, newest_of
 from daemons.host.schema import meta, task
-from daemons.host.store import Change, Identity, NodeChange, Store, TaskChange
+from daemons.host.store import Change, Identity, NodeChange, NodeGone, Store, TaskChange
 from hakuriver.errors import UsageError
 from hakuriver.lifecycle import ENDED, LIVE
 from hakuriver.views import ClusterView, NodeView
@@ -90,6 +90,10 @@ class Hub:
     def publish(self, changes: Sequence[Change]) -> None:
         """Committed changes, in order; memory is up to date with them."""
         for change in changes:
+            if isinstance(change, NodeGone):
+                self._nodes.pop(change.name, None)
+                self._append(change.sequence, None, change.line)
+                continue
             if not isinstance(change, NodeChange):
                 number = change.row.id if isinstance(change, TaskChange) else change.task
                 self._append(change.sequence, number, change.line)

@@ -6,68 +6,30 @@ Everything is journaled before it is done, and starting is the same path as find
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ParamSpec
 
 from daemons.common.log import Log
+from daemons.runner.cpus import Cpus
+from daemons.runner.driven import MAX_DELAY, Driven, Records
 from daemons.runner.journal import Journal, wish_of
 from daemons.runner.lease import Lease
-from daemons.runner.model import Attempt, End, Executor, Handle, Key, Phase, TryLater, Wish, judge
+from daemons.runner.model import Attempt, End, Executor, Key, Phase, TryLater, Wish, judge
+from daemons.runner.obeying import keep_time, obey
+from daemons.runner.shim.proc import boottime
 from daemons.runner.threads import Threads, until
-from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, StorageFull, UsageError
-from hakuriver.lifecycle import ENDED, Intent, State
+from hakuriver.errors import PRUNED, CannotFit, Conflict, HakuRiverError, NotFound, UsageError
+from hakuriver.lifecycle import ENDED, State
 from hakuriver.wire import AttemptOrder, IntentOrder, OrderAnswer
 from hakuriver.wire import Executor as ExecutorName
 
-P = ParamSpec("P")
 log = Log("agent")
-MAX_DELAY = 5.0
 MAX_CLEAN_DELAY = 60.0
 STARTING_PATIENCE = 1.0
 FENCE_PATIENCE = 1.0  # seconds in which a fence must answer
 FENCES_AT_ONCE = 64
-
-
-class _Work:
-    """One attempt while it is driven."""
-
-    def __init__(self, agent: Agent, attempt: Attempt) -> None:
-        self._agent = agent
-        self._attempt = attempt
-        self._told = ""
-        self.writing = asyncio.Lock()  # reports of an attempt are written one after the other
-        self.running = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.wished = asyncio.Event()
-
-    @property
-    def attempt(self) -> Attempt:
-        return self._attempt
-
-    async def save(self, handle: Handle) -> None:
-        attempt = self._attempt
-        attempt.handle = handle
-        attempt.boot_id = self._agent.boot_id
-        attempt.phase = max(attempt.phase, Phase.STARTING, key=list(Phase).index)
-        await self._agent.store(
-            self._agent.journal.save, attempt.key, phase=attempt.phase, boot_id=attempt.boot_id, handle=handle
-        )
-
-    async def waiting(self, reason: str) -> None:
-        if reason != self._told:
-            self._told = reason
-            log.warning("attempt_waits", task=self.attempt.spec.task, reason=reason)
-            await self._agent.report(self, State.PREPARING, reason=reason)
-
-    async def started(self, at: datetime) -> None:
-        if self._attempt.phase is not Phase.RUNNING:
-            self._attempt.phase = Phase.RUNNING
-            await self._agent.report(self, State.RUNNING, at=at, started_at=at)
-        self.running.set()
 
 
 class Agent:
@@ -81,28 +43,31 @@ class Agent:
         boot_id: str,
         cpus: Collection[int],
         numa: Mapping[int, Collection[int]],
+        kill_grace: float,
         lease: Lease,
         threads: Threads,
     ) -> None:
         self.journal = journal
         self.boot_id = boot_id
-        self.reported = asyncio.Event()  # something waits in the outbox
+        self.records = Records(journal, boot_id)
         self.ended = asyncio.Event()  # something ended: its logs can be copied to their end
         self._executors = executors
-        self._cpus = frozenset(cpus)
-        self._numa = numa
+        self._cpus = Cpus(cpus, numa)
+        self._kill_grace = kill_grace
         self._lease = lease
         self._threads = threads
-        self._works: dict[Key, _Work] = {}
+        self._works: dict[Key, Driven] = {}
         self._group: asyncio.TaskGroup
         self._ready = asyncio.Event()
 
     async def run(self) -> None:
         """Find again what lives, then drive whatever is ordered, until cancelled."""
         async with asyncio.TaskGroup() as self._group:
-            for attempt in await self.journal.call(self.journal.live):
+            found = await self.journal.call(self.journal.live)
+            for attempt in sorted(found, key=lambda each: each.phase is Phase.ACCEPTED):
                 log.info("attempt_found", task=attempt.spec.task, attempt=attempt.spec.attempt)
                 self._begin(attempt)
+            self._make_room()
             for attempt in await self.journal.call(self.journal.uncleaned):
                 self._group.create_task(self._clean(attempt))
             self._ready.set()
@@ -149,7 +114,7 @@ class Agent:
             order, at=time.time(), at_boot=time.clock_gettime(time.CLOCK_BOOTTIME), boot_id=self.boot_id
         )
 
-    def _take_wish(self, work: _Work, stored: Attempt) -> None:
+    def _take_wish(self, work: Driven, stored: Attempt) -> None:
         if stored.wish != work.attempt.wish:
             work.attempt.wish = stored.wish
             work.wished.set()
@@ -165,7 +130,7 @@ class Agent:
         executor = self._executors[work.attempt.spec.executor]
         return await executor.stdin(work.attempt, offset, data, eof=eof)
 
-    async def _running(self, key: Key) -> _Work:
+    async def _running(self, key: Key) -> Driven:
         await self._ready.wait()
         work = self._works.get(key)
         if work is None and await self.journal.call(self.journal.attempt, key) is None:
@@ -182,8 +147,21 @@ class Agent:
         if key in self._works:
             return False
         if await self.journal.call(self.journal.attempt, key) is None:
+            at = await self.journal.call(self.journal.forgotten_at, key)
+            if at is not None:
+                raise NotFound(f"on {datetime.fromtimestamp(at, UTC):%Y-%m-%d}, by its age", code=PRUNED)
             raise NotFound(f"this node doesn't know attempt {key[0]}.{key[1]}")
         return key not in self._works
+
+    async def living(self) -> list[Attempt]:
+        """All attempts that are driven here."""
+        await self._ready.wait()
+        return [work.attempt for work in self._works.values()]
+
+    async def lives(self, key: Key) -> bool:
+        """Whether an attempt is driven here."""
+        await self._ready.wait()
+        return key in self._works
 
     def end_of(self, key: Key) -> asyncio.Event | None:
         """What is set when an attempt ends; None when it doesn't live."""
@@ -209,7 +187,7 @@ class Agent:
             each.cancel()
         return sorted(key for each in done if (key := each.result()) is not None)
 
-    def _fenced(self) -> list[_Work]:
+    def _fenced(self) -> list[Driven]:
         return [each for each in self._works.values() if each.attempt.spec.fenced]
 
     async def acknowledged(self, sent: float, lease: float) -> None:
@@ -224,24 +202,35 @@ class Agent:
     # ---- driving
 
     def _begin(self, attempt: Attempt) -> None:
-        work = self._works[attempt.key] = _Work(self, attempt)
-        if attempt.spec.executor == "process" and attempt.phase is Phase.ACCEPTED:
-            attempt.handle["cpus"] = self._pick(attempt)
+        executor = self._executors[attempt.spec.executor]
+        work = Driven(attempt, executor, self.records, grace=self._kill_grace)
+        self._works[attempt.key] = work
+        again = attempt.phase is not Phase.ACCEPTED
+        attempt.cpus = self._cpus.take(attempt, by_quota=executor.by_quota, again=again)
+        if attempt.spec.pin:
+            self._make_room()
+        elif again and self._cpus.any_pinned:
+            self._move(work, attempt.cpus)  # it may not have been told when we were killed
         self._group.create_task(self._drive(work))
 
-    def _pick(self, attempt: Attempt) -> list[int]:
-        used = Counter(cpu for work in self._works.values() for cpu in work.attempt.handle.get("cpus", ()))
-        near = self._numa.get(attempt.spec.numa, ()) if attempt.spec.numa is not None else ()
-        allowed = self._cpus & frozenset(near) or self._cpus
-        return pick_cpus(math.ceil(attempt.spec.cores), allowed, used)
+    def _make_room(self) -> None:
+        """Pinned attempts have changed: let the others get out of their way, or have the room again."""
+        for key, cpus in self._cpus.moves():
+            self._move(self._works[key], cpus)
 
-    async def _drive(self, work: _Work) -> None:
+    def _move(self, work: Driven, cpus: list[int]) -> None:
+        every = sorted(self._cpus.every)
+        before, work.attempt.cpus = work.attempt.cpus, cpus
+        self._group.create_task(work.move(before or every, cpus or every))
+
+    async def _drive(self, work: Driven) -> None:
         attempt = work.attempt
-        obeying = self._group.create_task(self._obey(work))
+        beside = [self._group.create_task(obey(work)), self._group.create_task(keep_time(work))]
         try:
             end = await self._run(work)
         finally:
-            obeying.cancel()
+            for each in beside:
+                each.cancel()
         await self._end(work, end)
         await self._clean(attempt)
 
@@ -256,9 +245,9 @@ class Agent:
                 log.warning("clean_delayed", task=attempt.spec.task, error=str(error) or "timed out")
             await asyncio.sleep(delay)
             delay = min(delay * 2, MAX_CLEAN_DELAY)
-        await self.store(self.journal.cleaned, attempt.key)
+        await self.records.store(self.journal.cleaned, attempt.key)
 
-    async def _run(self, work: _Work) -> End:
+    async def _run(self, work: Driven) -> End:
         """Until there is an end. What can't start now is tried again, unless somebody wants it killed."""
         attempt = work.attempt
         executor = self._executors[attempt.spec.executor]
@@ -280,60 +269,10 @@ class Agent:
             await until(work.wished, delay)
             delay = min(delay * 2, MAX_DELAY)
 
-    async def _obey(self, work: _Work) -> None:
-        """Carry out the newest intent, again and again until it is done."""
-        delay = 0.1
-        while True:
-            work.wished.clear()
-            wish = work.attempt.wish
-            if wish is None or (wish.version <= work.attempt.carried and wish.intent is not Intent.KILL):
-                await work.wished.wait()
-                continue
-            await work.running.wait()
-            try:
-                pause = await self._carry_out(work, work.attempt.wish or wish)
-                delay = 0.1
-            except (HakuRiverError, TryLater, TimeoutError) as error:
-                log.warning("intent_delayed", task=work.attempt.spec.task, error=str(error) or "timed out")
-                pause, delay = delay, min(delay * 2, MAX_DELAY)
-            except Exception as error:  # noqa: BLE001  one attempt in trouble must not end the others
-                log.unexpected("intent_in_trouble", error, task=work.attempt.spec.task)
-                pause = MAX_DELAY
-            await until(work.wished, pause)
-
-    async def _carry_out(self, work: _Work, wish: Wish) -> float:
-        """Act on an intent that is journaled; returns seconds after which to look again."""
+    async def _end(self, work: Driven, end: End) -> None:
         attempt = work.attempt
-        executor = self._executors[attempt.spec.executor]
-        if wish.intent is Intent.KILL:
-            killing = asyncio.create_task(executor.kill(attempt, wish.grace))
-            again = asyncio.create_task(work.wished.wait())  # killed again, more urgently
-            try:
-                await asyncio.wait({killing, again}, return_when=asyncio.FIRST_COMPLETED)
-                if killing.done():
-                    killing.result()
-            finally:
-                killing.cancel()
-                again.cancel()
-            return wish.grace + 5
-        if wish.intent is Intent.PAUSE:
-            await executor.pause(attempt)
-            await self.report(work, State.PAUSED, intent_version=wish.version)
-        else:
-            if attempt.state is State.PAUSED:
-                await executor.resume(attempt)
-            await self.report(work, State.RUNNING, intent_version=wish.version)
-        attempt.carried = wish.version
-        return 0
-
-    async def _end(self, work: _Work, end: End) -> None:
-        attempt = work.attempt
-        verdict = judge(end, attempt.wish, attempt.spec.memory)
-        async with work.writing:
-            work.ended.set()
-        await self._store_report(
-            work,
-            Phase.ENDED,
+        verdict = judge(with_limit(end, attempt), attempt.wish, attempt.spec.memory, attempt.spec.time_limit)
+        await work.report_end(
             verdict.state,
             reason=verdict.reason,
             at=end.ended_at or datetime.now(UTC),
@@ -346,6 +285,9 @@ class Agent:
             ended_at=end.ended_at or datetime.now(UTC) if verdict.state in ENDED else None,
         )
         self._works.pop(attempt.key, None)
+        self._cpus.leave(attempt.key)
+        if attempt.spec.pin:
+            self._make_room()
         self.ended.set()
         log.info(
             "attempt_ended",
@@ -355,32 +297,11 @@ class Agent:
             reason=verdict.reason,
         )
 
-    async def report(self, work: _Work, state: State, **facts: Any) -> None:
-        """Journal a report about an attempt that hasn't ended."""
-        async with work.writing:
-            if not work.ended.is_set():
-                await self._store_report(work, work.attempt.phase, state, **facts)
-                work.attempt.state = state
 
-    async def _store_report(self, work: _Work, phase: Phase, state: State, **facts: Any) -> None:
-        attempt = work.attempt
-        known = {"state": state, "at": datetime.now(UTC), "executor": attempt.spec.executor}
-        await self.store(self.journal.report, attempt.key, phase, known | facts)
-        self.reported.set()
-
-    async def store(self, function: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Write to the journal, again until there is space: what happened, happened."""
-        delay = 0.1
-        while True:
-            try:
-                return await self.journal.call(function, *args, **kwargs)
-            except StorageFull as error:
-                log.warning("journal_full", error=error.message)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, MAX_DELAY)
-
-
-def pick_cpus(count: int, allowed: Collection[int], used: Mapping[int, int]) -> list[int]:
-    """The ``count`` least used CPUs (all, when there are fewer), ascending; none for 0."""
-    ranked = sorted(allowed, key=lambda cpu: (used.get(cpu, 0), cpu))
-    return sorted(ranked[:count])
+def with_limit(end: End, attempt: Attempt) -> End:
+    """An end together with what this runner knows of the time limit: it counts if it was reached before."""
+    over = None if attempt.clock is None else attempt.clock["over"]
+    if over is None or end.ended_at is None:
+        return end
+    ended = boottime() - (time.time() - end.ended_at.timestamp())
+    return replace(end, over_limit=over) if ended >= over else end

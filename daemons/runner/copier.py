@@ -205,7 +205,7 @@ class LogKeeper:
             done, trouble = await self._patiently(jobs)
             if done:
                 await self._cap_all([job for job in jobs if job.key in done])  # nobody looks at them later
-                await self._agent.store(self._journal.copied, done)
+                await self._agent.records.store(self._journal.copied, done)
             if trouble and trouble != told:
                 log.warning("copies_delayed", error=trouble)
             told = trouble

@@ -1,90 +1,32 @@
-"""The runner's side of the fork server and of the shims: starting, finding again, talking to them."""
+"""The runner's side of the fork server: starting it, asking it for shims."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 from daemons.common.log import Log
+from daemons.runner.keepers import SETTLE, Keepers, Line, connect, shim_command
 from daemons.runner.model import TryLater
-from daemons.runner.shim.sockets import MAX_LINE, PROTOCOL, at, server_name
-from daemons.runner.shim.status import Status, read_status
+from daemons.runner.shim.sockets import PROTOCOL, server_name
 from daemons.runner.threads import Threads
 
 log = Log("forkserver")
-SETTLE = 10.0  # seconds in which a fork server must answer
-ROOT = Path(__file__).resolve().parents[2]  # where our packages are
-
-Reply = dict[str, Any]
 
 
 def command(folder: Path) -> list[str]:
-    """How to start the fork server of a runner's folder.
-
-    Without site-packages, environment and working folder it starts in milliseconds and inherits nothing.
-    Our root comes last on the path: nothing beside our packages can stand in for the standard library.
-    """
-    code = "import sys; sys.path.append(sys.argv[1]); from daemons.runner.shim.server import main; "
-    return [sys.executable, "-I", "-S", "-c", f"{code}sys.exit(main(sys.argv[2]))", str(ROOT), str(folder)]
+    """How to start the fork server of a runner's folder."""
+    return shim_command("server", str(folder))
 
 
-class Line:
-    """A connection on which each line is a JSON object."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, message: Reply) -> None:
-        self._writer.write(json.dumps(message).encode() + b"\n")
-
-    async def next(self) -> Reply | None:
-        """The next line; None when the other side is gone."""
-        try:
-            found = json.loads(await self._reader.readline())
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
-
-    async def answer(self, timeout: float = SETTLE) -> Reply | None:
-        """The next line, None when none comes in time."""
-        try:
-            return await asyncio.wait_for(self.next(), timeout)
-        except TimeoutError:
-            return None
-
-    @property
-    def gone(self) -> bool:
-        """Whether the other side has closed (for a connection on which nothing is read any more)."""
-        return self._reader.at_eof()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-async def connect(folder: int, name: str) -> Line | None:
-    """Connect to a socket in an open folder; None when nobody listens there."""
-    try:
-        opening = asyncio.open_unix_connection(at(folder, name), limit=2 * MAX_LINE)
-        return Line(*await asyncio.wait_for(opening, SETTLE))
-    except (OSError, TimeoutError):
-        return None
-
-
-class ForkServer:
+class ForkServer(Keepers):
     """Forks shims through the fork server, which is started when it doesn't live."""
 
     def __init__(self, folder: Path, threads: Threads) -> None:
+        super().__init__(folder / "attempts", threads)
         self._path = folder
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._attempts = os.open(folder / "attempts", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._threads = threads
         self._spawning = asyncio.Lock()
         self._at_once = asyncio.Semaphore(16)
         self._held: Line | None = None
@@ -92,8 +34,8 @@ class ForkServer:
     def close(self) -> None:
         if self._held is not None:
             self._held.close()
-        os.close(self._attempts)
         os.close(self._folder)
+        super().close()
 
     async def ask(self, op: str, name: str) -> Line:
         """A connection on which the answers to ``op`` come; raises TryLater when there is no fork server."""
@@ -116,7 +58,11 @@ class ForkServer:
                     return line
                 line.close()
             async with self._spawning:
-                await self._spawn()
+                line = await connect(self._folder, server_name())
+                if line is None:  # nobody else started one meanwhile
+                    await self._spawn()
+                else:
+                    line.close()
             await asyncio.sleep(delay)
             delay = min(delay * 2, 1)
         raise TryLater("the fork server doesn't start; runner/forkserver.log says why")
@@ -141,66 +87,3 @@ class ForkServer:
         except TimeoutError:
             process.kill()
             log.warning("forkserver_hangs")
-
-    async def status(self, name: str) -> Status | None:
-        """What is stored about an attempt."""
-        return await self._threads.call(self._read_status, name)
-
-    def _read_status(self, name: str) -> Status | None:
-        try:
-            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._attempts)
-        except OSError:
-            return None
-        try:
-            return read_status(folder)
-        finally:
-            os.close(folder)
-
-    async def control(self, name: str) -> Line | None:
-        """A connection to whoever keeps the attempt; None when nobody does."""
-        return await connect(self._attempts, f"{name}/control")
-
-    async def order(self, name: str, message: Reply) -> Reply | None:
-        """One exchange with the keeper of an attempt; None when there is none."""
-        line = await self.control(name)
-        if line is None:
-            return None
-        try:
-            line.send(message)
-            return await line.answer()
-        finally:
-            line.close()
-
-    async def statuses(self, name: str, *, claimed: bool) -> AsyncIterator[Status]:
-        """Every status of an attempt from now to its final one; starts it unless it is claimed.
-
-        Whatever is killed meanwhile, shim or fork server, somebody keeps the attempt again. Raises TryLater
-        when it was not started and can't be now.
-        """
-        delay = 0.02
-        while True:
-            status = await self.status(name)
-            if status is not None and status["phase"] == "final":
-                yield status
-                return
-            line = await self.control(name) if status is not None else None
-            if line is not None:
-                line.send({"op": "watch"})
-            else:
-                line = await self.ask("adopt" if claimed else "start", name)
-            with contextlib.closing(line):
-                while (message := await line.next()) is not None:
-                    refused = message.get("refused")
-                    if refused == "claimed":
-                        claimed = True
-                        break
-                    if refused is not None:
-                        raise TryLater(str(refused))
-                    if "adopted" in message:
-                        break
-                    claimed, delay = True, 0.02
-                    yield message["status"]
-                    if message["status"]["phase"] == "final":
-                        return
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 1)

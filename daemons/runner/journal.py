@@ -1,25 +1,20 @@
 """What the runner must not forget: orders, intents, ends, and reports that wait for their acknowledgement.
 
-One SQLite file, one thread, every write durable before it returns. ``version`` grows with every write.
+Every write is durable before it returns. ``version`` grows with every write.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from daemons.runner.migrations import MIGRATIONS
+from daemons.runner.journalfile import JournalFile
 from daemons.runner.model import Attempt, Handle, Key, Phase, Wish
-from hakuriver.errors import ConfigError, Conflict, StorageFull
+from daemons.runner.retelling import Remembered, told_again, told_of_forgotten
+from hakuriver.errors import Conflict
 from hakuriver.lifecycle import Intent, State
 from hakuriver.wire import AttemptOrder, AttemptSpec, IntentOrder, Report, ReportResult
 
@@ -27,82 +22,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SELECT = """
-    SELECT a.spec, a.cluster, a.phase, a.state, a.boot_id, a.carried, a.handle,
+    SELECT a.spec, a.cluster, a.phase, a.state, a.boot_id, a.carried, a.handle, a.cpus, a.clock,
            w.version, w.intent, w.by, w.grace, w.at, w.at_boot, w.boot_id
     FROM attempt a LEFT JOIN wish w USING (task, attempt)
 """
 
 
-class Journal:
+class Journal(JournalFile):
     """Every method runs in the journal's own thread; writes raise StorageFull and leave nothing half done."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._pool = ThreadPoolExecutor(1, "journal")
-        self._db: sqlite3.Connection
-        self.runner = ""  # this journal's identity, 32 hex digits
-        self.version = 0
-
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one of the methods below in the journal's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, partial(function, *args, **kwargs))
-
-    def close(self) -> None:
-        """Finish what was begun and close the file."""
-
-        def end() -> None:
-            if hasattr(self, "_db"):
-                self._db.close()
-
-        self._pool.submit(end).result(timeout=5)
-        self._pool.shutdown(wait=True)
-
-    def open(self) -> None:
-        """Open or make the file; raises ConfigError when it can't be used or is of a later version."""
-        try:
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._migrate()
-            with self._write():
-                fresh = secrets.token_hex(16)
-                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('runner', ?)", (fresh,))
-            self.runner = self._meta("runner")
-        except (sqlite3.Error, StorageFull) as error:
-            raise ConfigError(f"the journal {self._path} can't be used: {error}") from error
-
-    def _migrate(self) -> None:
-        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if found > len(MIGRATIONS):
-            raise ConfigError(
-                f"the journal {self._path} is of a later version ({found}) than this runner knows",
-                hint="start the newer version of HakuRiver that wrote it",
-                code="newer_schema",
-            )
-        for number, script in enumerate(MIGRATIONS[found:], found + 1):
-            self._db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
-
-    def _meta(self, key: str) -> str:
-        return str(self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0])
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that also moves the version on."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
-            yield self._db
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise StorageFull(
-                    f"the runner can't write its journal: {error}", hint="free space on the node's disk"
-                ) from error
-            raise
-        self.version = int(self._meta("version"))
 
     # ---- orders and intents
 
@@ -167,7 +94,7 @@ class Journal:
 
     def bind(self, cluster: str, epoch: int) -> None:
         """Belong to a cluster from now on; raises Conflict when the journal belongs to another. In a later
-        life of that cluster every end that is remembered is told again: its host may have forgotten it.
+        life of that cluster all that is remembered is told again: its host may have forgotten it.
         """
         ours, known = self._meta("cluster"), int(self._meta("epoch"))
         if ours and cluster != ours:
@@ -181,12 +108,22 @@ class Journal:
                 db.execute("UPDATE meta SET value = ? WHERE key = 'cluster'", (cluster,))
                 db.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (max(known, epoch),))
                 if 0 < known < epoch:
-                    db.execute(
-                        "INSERT OR IGNORE INTO outbox (task, attempt, sequence, report)"
-                        " SELECT task, attempt, final, last_report FROM attempt"
-                        " WHERE last_report IS NOT NULL ORDER BY ended"
-                    )
-                    db.execute("UPDATE attempt SET acknowledged = 0 WHERE last_report IS NOT NULL")
+                    self._tell_again(db)
+
+    def _tell_again(self, db: sqlite3.Connection) -> None:
+        """The newest report of every attempt, with what it was given: the host may not know that one."""
+        db.execute("UPDATE attempt SET sequence = max(sequence, 1), acknowledged = 0")
+        known = db.execute(
+            "SELECT task, attempt, sequence, state, spec, last_report FROM attempt ORDER BY 1, 2"
+        )
+        reports = [told_again(Remembered(*row)) for row in known]
+        past = db.execute("SELECT task, attempt FROM forgotten ORDER BY 1, 2")
+        reports += [told_of_forgotten((row[0], row[1])) for row in past]
+        db.executemany(
+            "INSERT INTO outbox (task, attempt, sequence, report) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (task, attempt, sequence) DO UPDATE SET report = excluded.report",
+            [(each.task, each.attempt, each.sequence, each.model_dump_json()) for each in reports],
+        )
 
     def wish(self, key: Key, wish: Wish) -> None:
         """Journal an intent unless a newer one is known. For an unknown attempt it waits for the order, which
@@ -229,32 +166,58 @@ class Journal:
             db.execute("UPDATE attempt SET cleaned = 1 WHERE task = ? AND attempt = ?", key)
 
     def open_keys(self) -> tuple[int, list[Key]]:
-        """The version, and every attempt without an acknowledged final report."""
-        rows = self._db.execute("SELECT task, attempt FROM attempt WHERE acknowledged = 0 ORDER BY 1, 2")
+        """The version, and every attempt without an acknowledged final report, or with any that waits."""
+        rows = self._db.execute(
+            "SELECT task, attempt FROM attempt WHERE acknowledged = 0"
+            " UNION SELECT task, attempt FROM outbox ORDER BY 1, 2"
+        )
         return int(self._meta("version")), [(row[0], row[1]) for row in rows]
 
-    def save(self, key: Key, *, phase: Phase, boot_id: str, handle: Handle) -> None:
-        """Store how far an attempt is and where to find it."""
+    def save(
+        self,
+        key: Key,
+        *,
+        phase: Phase,
+        boot_id: str,
+        handle: Handle,
+        cpus: list[int],
+        clock: dict[str, Any] | None,
+    ) -> None:
+        """Store how far an attempt is, where to find it, and what it is bound to."""
         with self._write() as db:
             db.execute(
                 "UPDATE attempt SET phase = ?, boot_id = ?, handle = ? WHERE task = ? AND attempt = ?",
                 (phase, boot_id, json.dumps(handle), *key),
             )
+            self._keep(db, key, cpus, clock)
+
+    def keep(self, key: Key, *, cpus: list[int], clock: dict[str, Any] | None) -> None:
+        """Store the CPUs of an attempt, and how long it ran where nobody else knows."""
+        with self._write() as db:
+            self._keep(db, key, cpus, clock)
+
+    def _keep(self, db: sqlite3.Connection, key: Key, cpus: list[int], clock: dict[str, Any] | None) -> None:
+        db.execute(
+            "UPDATE attempt SET cpus = ?, clock = ? WHERE task = ? AND attempt = ?",
+            (json.dumps(cpus), None if clock is None else json.dumps(clock), *key),
+        )
 
     def report(self, key: Key, phase: Phase, facts: dict[str, Any]) -> None:
         """Store a new phase together with the report about it; ``facts`` are the fields of a Report."""
         with self._write() as db:
             db.execute("UPDATE attempt SET sequence = sequence + 1 WHERE task = ? AND attempt = ?", key)
-            (sequence,) = db.execute(
-                "SELECT sequence FROM attempt WHERE task = ? AND attempt = ?", key
+            sequence, last = db.execute(
+                "SELECT sequence, last_report FROM attempt WHERE task = ? AND attempt = ?", key
             ).fetchone()
+            if last is not None and facts.get("started_at") is None:
+                facts = facts | {"started_at": json.loads(last)["started_at"]}
             report = Report(task=key[0], attempt=key[1], sequence=sequence, **facts)
-            text, ended = report.model_dump_json(), phase is Phase.ENDED
-            last = (sequence, text, time.time()) if ended else (None, None, None)
+            text = report.model_dump_json()
+            end = (sequence, time.time()) if phase is Phase.ENDED else (None, None)
             db.execute(
-                "UPDATE attempt SET phase = ?, state = ?, carried = coalesce(?, carried), final = ?,"
-                " last_report = ?, ended = ? WHERE task = ? AND attempt = ?",
-                (phase, report.state, report.intent_version, *last, *key),
+                "UPDATE attempt SET phase = ?, state = ?, carried = coalesce(?, carried), last_report = ?,"
+                " final = ?, ended = ? WHERE task = ? AND attempt = ?",
+                (phase, report.state, report.intent_version, text, *end, *key),
             )
             db.execute(
                 "INSERT INTO outbox (task, attempt, sequence, report) VALUES (?, ?, ?, ?)",
@@ -342,6 +305,11 @@ class Journal:
                 (before,),
             )
 
+    def forgotten_at(self, key: Key) -> float | None:
+        """When an attempt was pruned, as a time of day; None for any other."""
+        row = self._db.execute("SELECT at FROM forgotten WHERE task = ? AND attempt = ?", key).fetchone()
+        return None if row is None else float(row[0])
+
     def clock(self) -> str:
         """What ``keep_clock`` was told last; empty before the first time."""
         return self._meta("clock")
@@ -365,7 +333,7 @@ def wish_of(order: IntentOrder, *, at: float, at_boot: float, boot_id: str) -> W
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
-    spec, cluster, phase, state, boot_id, carried, handle, version, intent, *rest = row
+    spec, cluster, phase, state, boot_id, carried, handle, cpus, clock, version, intent, *rest = row
     return Attempt(
         spec=AttemptSpec.model_validate_json(spec),
         cluster=cluster,
@@ -374,5 +342,7 @@ def _attempt(row: tuple[Any, ...]) -> Attempt:
         boot_id=boot_id,
         carried=carried,
         handle=json.loads(handle),
+        cpus=json.loads(cpus),
+        clock=None if clock is None else json.loads(clock),
         wish=None if version is None else Wish(version, Intent(intent), *rest),
     )

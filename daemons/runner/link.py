@@ -95,6 +95,7 @@ class Link:
 
     async def _register(self) -> None:
         self._facts_changed.clear()
+        self._registered.clear()  # until the host has the new facts, however often that takes
         request = Registration(
             name=self._identity.name,
             runner=self._journal.runner,
@@ -124,6 +125,7 @@ class Link:
             attempts=attempts,
             usage=usage,
             fences=fences,
+            epoch=self._epoch,
         )
         sent = boottime()
         path = host_path("heartbeat", name=self._identity.name)

@@ -5,41 +5,46 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import pwd
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from daemons.common import log as daemon_log
 from daemons.common import serve
 from daemons.common.log import Log
-from daemons.runner import cgroups
+from daemons.runner import cgroups, tools
 from daemons.runner.agent import Agent
 from daemons.runner.app import Api, create_app
 from daemons.runner.copier import LogKeeper
-from daemons.runner.environment import Account
+from daemons.runner.environment import account
 from daemons.runner.executors.container import Rules
 from daemons.runner.executors.docker import DockerExecutor
-from daemons.runner.executors.engine import Engine
-from daemons.runner.executors.process import Place, ProcessExecutor
+from daemons.runner.executors.engine import Engine, socket_path
+from daemons.runner.executors.fences import Fences
+from daemons.runner.executors.kept import Place
+from daemons.runner.executors.process import ProcessExecutor
+from daemons.runner.executors.systemd import SystemdExecutor
 from daemons.runner.forkserver import ForkServer
 from daemons.runner.journal import Journal
 from daemons.runner.lease import Lease
 from daemons.runner.link import Identity, Link
 from daemons.runner.model import Executor
-from daemons.runner.probes import numa, system
+from daemons.runner.offer import Offer, offer_of
+from daemons.runner.probes import engines, numa, system
+from daemons.runner.probes.gpu import Gpus
+from daemons.runner.probes.machine import Machine
 from daemons.runner.retention import Retention
 from daemons.runner.threads import Threads
-from hakuriver import __version__, statedir
+from hakuriver import statedir
 from hakuriver.aio import AsyncClient
 from hakuriver.config import Settings
 from hakuriver.errors import ConfigError, Conflict
 from hakuriver.wire import Executor as ExecutorName
-from hakuriver.wire import NodeFacts, NodeUsage, NumaFacts
 
 log = Log("runner")
 
@@ -56,6 +61,7 @@ class Start:
     shared: Path
     temp: Path
     name: str
+    offer: Offer
 
 
 def run(
@@ -115,6 +121,7 @@ def _settle(settings: Settings, layout: statedir.Layout, host_url: str, *, embed
         shared=shared,
         temp=temp,
         name=settings.node.name or re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename).strip("-._")[:63],
+        offer=offer_of(settings.node, cores=system.cores(), memory=system.memory()),
     )
 
 
@@ -129,19 +136,40 @@ async def _main(start: Start, listening: socket.socket) -> None:
             stack.callback(pool.close)
         boot_id = await probes.call(system.boot_id)
         topology = await probes.call(numa.nodes)
+        for difference in await probes.call(numa.contradictions, topology):
+            log.warning("numactl_contradicts", difference=difference)
         server = ForkServer(layout.runner, files)
         stack.callback(server.close)
-        place = Place(start.name, layout.attempts, start.shared, start.temp, _account(), boot_id)
+        user = await probes.call(account, start.settings.environment.runner_user)
+        hakurun = await files.call(tools.install, layout.runner / "bin")
+        place = Place(
+            start.name,
+            layout.attempts,
+            start.shared,
+            start.temp,
+            user,
+            boot_id,
+            topology=tuple(topology),
+            has_gpus=lambda: bool(gpus.facts),
+            tools=hakurun.parent,
+            kill_grace=start.settings.timing.kill_grace,
+        )
         groups = await probes.call(cgroups.find, journal.runner)
-        if groups is not None:
-            stack.callback(groups.close)
+        stack.callback(groups.close)
         lease = Lease(layout.runner, boot_id, files)
         facts_changed = asyncio.Event()
         engine = Engine(journal.runner, facts_changed)
         stack.callback(engine.close)
+        fences = Fences(server, lease, layout.attempts, files, engine=socket_path())
+        systemd = await probes.call(engines.systemd)
+        units = SystemdExecutor(place, server, systemd, lease, files)
+        stack.callback(units.close)
         executors: dict[ExecutorName, Executor] = {
             "process": ProcessExecutor(place, server, groups, lease, files),
-            "docker": DockerExecutor(engine, _rules(start, journal.runner, topology), files, boot_id=boot_id),
+            "systemd": units,
+            "docker": DockerExecutor(
+                engine, _rules(start, place, journal.runner, hakurun), fences, files, boot_id=boot_id
+            ),
         }
         await engine.look()
         agent = Agent(
@@ -150,32 +178,44 @@ async def _main(start: Start, listening: socket.socket) -> None:
             boot_id=boot_id,
             cpus=os.sched_getaffinity(0),
             numa={each.id: each.cpus for each in topology},
+            kill_grace=start.settings.timing.kill_grace,
             lease=lease,
             threads=files,
         )
         client = await stack.enter_async_context(AsyncClient(start.host_url, start.node_token))
         address = await probes.call(_address, start, listening)
 
-        async def facts() -> NodeFacts:
-            return await probes.call(_facts, topology, boot_id, executors)
-
-        async def usage() -> NodeUsage:
-            return await probes.call(system.usage, layout.root)
-
+        gpus = Gpus(agent.living, layout.attempts, layout.runner / "gpus.json", boot_id)
+        stack.callback(gpus.close)
+        machine = Machine(
+            boot_id=boot_id,
+            disk=layout.root,
+            topology=topology,
+            executors=executors,
+            engines=lambda: {"docker": str(engine.about or ""), "systemd": str(systemd)},
+            gpus=gpus,
+            threads=probes,
+            changed=facts_changed,
+            offer=start.offer,
+        )
         link = Link(
             client,
             Identity(start.name, address, boot_id),
             journal,
-            facts=facts,
-            usage=usage,
+            facts=machine.facts,
+            usage=machine.usage,
             fences=agent.fences,
             acknowledged=agent.acknowledged,
-            reported=agent.reported,
+            reported=agent.records.reported,
             facts_changed=facts_changed,
         )
         api = Api(agent, layout.attempts, files, name=start.name, runner=journal.runner)
         log.info(
-            "listening", address=address, node=start.name, memory_limits="cgroup" if groups else "watched"
+            "listening",
+            address=address,
+            node=start.name,
+            memory_limits="cgroup" if groups.memory else "watched",
+            cpu_limits="cgroup" if groups.cpu else "affinity",
         )
         cap = start.settings.limits.log_cap
         keeper = LogKeeper(agent, journal, files, attempts=layout.attempts, shared=start.shared, cap=cap)
@@ -194,6 +234,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
             "heartbeats": link.heartbeats,
             "reports": link.reports,
             "engine": engine.watch,
+            "units": partial(units.sweep, agent.lives),
             "log caps": keeper.caps,
             "log copies": keeper.copies,
             "retention": retention.run,
@@ -201,20 +242,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
         await serve.serve(create_app(api, start.host_token), listening, loops, on_stop=link.goodbye)
 
 
-def _facts(topology: list[NumaFacts], boot_id: str, executors: Mapping[ExecutorName, Executor]) -> NodeFacts:
-    missing = {name: reason for name, each in executors.items() if (reason := each.unavailable) is not None}
-    return NodeFacts(
-        cores=system.cores(),
-        memory=system.memory(),
-        numa=topology,
-        executors=[name for name in executors if name not in missing],
-        unavailable={str(name): reason for name, reason in missing.items()},
-        boot_id=boot_id,
-        version=__version__,
-    )
-
-
-def _rules(start: Start, runner: str, topology: list[NumaFacts]) -> Rules:
+def _rules(start: Start, place: Place, runner: str, hakurun: Path) -> Rules:
     settings = start.settings
     return Rules(
         node=start.name,
@@ -227,17 +255,10 @@ def _rules(start: Start, runner: str, topology: list[NumaFacts]) -> Rules:
         privileged=settings.docker.tasks_privileged,
         additional_mounts=settings.docker.additional_mounts,
         cpus=float(os.cpu_count() or 1),
-        numa=tuple(topology),
+        numa=place.topology,
+        has_gpus=place.has_gpus,
+        hakurun=hakurun,
     )
-
-
-def _account() -> Account:
-    """The user that this runner, and so its process tasks, runs as."""
-    try:
-        entry = pwd.getpwuid(os.geteuid())
-    except KeyError:
-        return Account(str(os.geteuid()), "/", "/bin/sh")
-    return Account(entry.pw_name, entry.pw_dir, entry.pw_shell or "/bin/sh")
 
 
 def _address(start: Start, listening: socket.socket) -> str:

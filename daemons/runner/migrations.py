@@ -46,4 +46,8 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO meta SELECT 'high_water', coalesce(max(task), 0) FROM attempt;
     INSERT INTO meta VALUES ('clock', '');
     """,
+    """
+    ALTER TABLE attempt ADD COLUMN cpus TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE attempt ADD COLUMN clock TEXT;
+    """,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from hakuriver.lifecycle import Intent, State, end_state
-from hakuriver.units import format_size
+from hakuriver.units import format_duration, format_size
 from hakuriver.wire import AttemptSpec
 
 Key = tuple[int, int]
@@ -51,6 +52,8 @@ class Attempt:
     carried: int = 0  # version of the newest intent that was carried out
     wish: Wish | None = None
     handle: Handle = field(default_factory=dict)
+    cpus: list[int] = field(default_factory=list)  # that it is bound to; empty for all
+    clock: dict[str, Any] | None = None  # of its time limit (shim/limit.py), where no shim has it
 
     @property
     def key(self) -> Key:
@@ -70,6 +73,19 @@ def folder_name(key: Key) -> str:
     return f"{key[0]}.{key[1]}"
 
 
+def limit_order(spec: AttemptSpec, grace: float) -> dict[str, Any] | None:
+    """The time limit of a task as its keeper wants it (shim/limit.py); ``grace`` is the node's."""
+    if spec.time_limit is None:
+        return None
+    notice = spec.notice
+    return {
+        "seconds": spec.time_limit,
+        "notice": None if notice is None else notice.seconds,
+        "signal": 0 if notice is None else notice.signal,
+        "grace": grace,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The facts about an end; what they mean is judged with the journaled intent."""
@@ -83,6 +99,7 @@ class End:
     ended_at: datetime | None = None
     ended_boot: float | None = None  # CLOCK_BOOTTIME of the boot ``boot_id``, when known
     boot_id: str = ""
+    over_limit: float | None = None  # CLOCK_BOOTTIME at which it was found to have run for as long as it may
     cut: str | None = None  # who ended it, where neither it did itself nor anybody wished it
     lost: str | None = None  # why nobody can know how it ended
     never_ran: str | None = None  # why it can be started again under another number
@@ -105,9 +122,16 @@ def was_killed(end: End, wish: Wish | None) -> bool:
     return end.ended_at is None or wish.at <= end.ended_at.timestamp()
 
 
-def judge(end: End, wish: Wish | None, memory: int) -> Verdict:
-    """What the facts mean."""
-    killed = was_killed(end, wish)
+def was_over(end: End, wish: Wish | None) -> bool:
+    """Whether its time limit ended it: it was reached before anybody's kill was journaled."""
+    if end.over_limit is None:
+        return False
+    return not was_killed(end, wish) or wish is None or wish.at_boot > end.over_limit
+
+
+def judge(end: End, wish: Wish | None, memory: int, time_limit: float | None = None) -> Verdict:
+    """What the facts mean; ``memory`` and ``time_limit`` are what the task was given."""
+    killed, timed_out = was_killed(end, wish), was_over(end, wish)
     by = f"killed by {wish.by}" if wish and wish.by else "killed"
     if end.never_ran is not None:
         return (
@@ -117,7 +141,15 @@ def judge(end: End, wish: Wish | None, memory: int) -> Verdict:
         )
     if end.lost is not None:
         return Verdict(State.LOST, end.lost)
-    state = end_state(exit_code=end.exit_code, signal=end.signal, killed=killed, oom=end.over_memory)
+    state = end_state(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        killed=killed,
+        timed_out=timed_out,
+        oom=end.over_memory,
+    )
+    if state is State.TIMED_OUT:
+        return Verdict(state, f"over its time limit of {_short(time_limit or 0)}")
     if state is State.KILLED:
         return Verdict(state, by)
     if state is State.KILLED_OOM:
@@ -131,6 +163,13 @@ def judge(end: End, wish: Wish | None, memory: int) -> Verdict:
     if end.signal is not None:
         return Verdict(state, f"ended by {signal_name(end.signal)}")
     return Verdict(state, "" if state is State.COMPLETED else f"exit code {end.exit_code}")
+
+
+def _short(seconds: float) -> str:
+    """``2h``, ``1h30m``, ``0.5s``."""
+    if seconds < 60:
+        return f"{seconds:g}s"
+    return re.sub(r"(?<=[mhd])00[smh]$", "", format_duration(seconds))
 
 
 def signal_name(number: int) -> str:
@@ -176,9 +215,22 @@ class Executor(Protocol):
     async def fence_lives(self, attempt: Attempt) -> bool:
         """Whether what ends a fenced attempt without the host was seen to work just now."""
 
-    async def pause(self, attempt: Attempt) -> None: ...
+    @property
+    def keeps_time(self) -> bool:
+        """Whether whoever keeps the attempts sees to their time limits, without this runner."""
 
-    async def resume(self, attempt: Attempt) -> None: ...
+    @property
+    def by_quota(self) -> bool:
+        """Whether a task's cores are a share of all CPUs, not CPUs of its own (a pinned one has those)."""
+
+    async def pause(self, attempt: Attempt) -> bool:
+        """False when it was paused already."""
+
+    async def resume(self, attempt: Attempt) -> bool:
+        """False when it went on already."""
+
+    async def move(self, attempt: Attempt, before: list[int], after: list[int]) -> None:
+        """Let what runs on some CPUs run on others from now on."""
 
     async def signal(self, attempt: Attempt, number: int) -> None:
         """Raises Conflict when it doesn't run."""

@@ -21,7 +21,7 @@ from hakuriver.cli.output import say
 from hakuriver.endpoint import NoCluster
 from hakuriver.errors import HakuRiverError, NotFound, Unreachable
 from hakuriver.lifecycle import ENDED, State
-from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, host_path
+from hakuriver.paths import HEADER_ENDED, HEADER_NOTE, HEADER_OFFSET, HEADER_SIZE, host_path
 
 SILENCE = 30.0
 """Seconds without a line (the host says ``alive`` every few) after which a stream counts as dead."""
@@ -54,6 +54,11 @@ class Patience:
                 say(f"{error.message}; waiting for it (Ctrl-C leaves)")
         time.sleep(self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def remark(self, note: str) -> None:
+        """Something that is worth a line, if lines are wanted."""
+        if note and not self._silent:
+            say(note)
 
     def found(self) -> None:
         """It answers (again)."""
@@ -187,6 +192,7 @@ def log(
     path = host_path("logs", id=task, stream=stream)
     offset: int | None = None if tail else 0
     goal: int | None = None
+    noted = ""
     while True:
         query: Query = {
             "offset": offset,
@@ -200,12 +206,16 @@ def log(
                 first = int(response.headers.get(HEADER_OFFSET, 0))
                 size = int(response.headers.get(HEADER_SIZE, 0))
                 ended = response.headers.get(HEADER_ENDED) == "1"
+                note = response.headers.get(HEADER_NOTE, "")
         except Unreachable as error:
             if not follow:
                 raise
             patience.lost(error)
             continue
         patience.found()
+        if note != noted:
+            noted = note
+            patience.remark(note)
         goal = size if goal is None else goal
         if data:
             yield Chunk(first, data, gap=max(0, first - offset) if offset is not None else 0)

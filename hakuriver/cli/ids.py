@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ class Ids:
 
     ids: tuple[int, ...]
     single: bool
+
+
+def option(parser: argparse.ArgumentParser) -> None:
+    """``ID…`` of a command."""
+    parser.add_argument("ids", nargs="+", metavar="ID", help="7 · 4,6 · 4-9 · a live name · @last")
 
 
 def parse(words: Sequence[str]) -> list[int | str]:

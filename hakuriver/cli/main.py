@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hakuriver import __version__
-from hakuriver.cli import commands
+from hakuriver.cli import commands, versions
 from hakuriver.cli.codes import CLOSED_PIPE, INTERRUPTED
 from hakuriver.cli.context import Context
 from hakuriver.cli.local import explained
@@ -149,3 +149,10 @@ def _attempt(verb: commands.Verb, context: Context, options: argparse.Namespace)
         if error.instance_code != Unreachable.code:
             raise
         raise explained(context.endpoint(), error) from error
+    except HakuRiverError as error:
+        if error.instance_code not in versions.SUSPICIOUS:
+            raise
+        found = versions.explained(context.client(), error)
+        if found is error:
+            raise
+        raise found from error

@@ -15,6 +15,13 @@ GLOBAL_FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet"}
 GLOBAL_VALUES = {"--host": "host", "--token-file": "token_file", "--state-dir": "state_dir"}
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Most options and what they mean on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError instead of printing usage and leaving."""
 
@@ -25,7 +32,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"hakuriver {name}",
             description=summary,
             epilog="\n".join(["examples:", *(f"  {each}" for each in examples)]) if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
             add_help=False,
         )
@@ -99,12 +106,17 @@ def not_empty(text: str) -> str:
     return text
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """An argparse ``type`` for whole numbers that are not too small."""
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse ``type`` for whole numbers that are not too small, and not too large."""
 
     def convert(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        if (
+            not re.fullmatch(r"-?\d{1,18}", text)
+            or int(text) < least
+            or (most is not None and int(text) > most)
+        ):
+            allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {allowed}")
         return int(text)
 
     return convert

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from hakuriver.cli import follow, output, sink
+from hakuriver.cli import follow, output, sink, submit_options
 from hakuriver.cli import submit as submission
 from hakuriver.cli.codes import CLOSED_PIPE, INTERRUPTED
 from hakuriver.cli.commands import Verb
@@ -28,6 +28,7 @@ SHOW_QUEUE_AFTER = 0.5
 DRAIN = 30.0
 """Seconds that the last bytes of a log may take after the task has ended."""
 _INTERRUPT_GRACE = 2.0
+_FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _BEGUN = frozenset({State.RUNNING, State.PAUSED, *ENDED})
 _FULL_PIPE = 0.002
 """Seconds before a task that doesn't read its input is tried again, at first."""
@@ -36,11 +37,11 @@ _FULL_PIPE = 0.002
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="print the id and leave it running")
     parser.add_argument("-i", "--interactive", action="store_true", help="forward standard input")
-    submission.options(parser)
+    submit_options.add(parser, many=False)
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
-    """Submit, show both streams, pass Ctrl-C on, and leave with the task's code."""
+    """Submit, show both streams, pass Ctrl-C and SIGTERM on, and leave with the task's code."""
     if len(options.target) > 1 and not options.detach:
         raise UsageError(
             "run shows one task, several targets make several", hint="hakuriver task submit, or --detach"
@@ -64,6 +65,7 @@ class _Session:
         self._task = task
         self._forward = forward
         self._interrupts = 0
+        self._left = INTERRUPTED  # our own code when we leave the task alone
         self._closed = False
         self._said = ""
         self._last: dict[str, Any] = {}
@@ -80,13 +82,13 @@ class _Session:
                 self._one_event()
                 if self._interrupts > 2:
                     output.say(f"task {self._task} is left being killed")
-                    return INTERRUPTED
+                    return self._left
             if self._closed:
                 return CLOSED_PIPE
             self._drain(copies)
         self._explain_end()
         never_ran = self._last["exit_code"] is None and self._last["signal"] is None
-        return INTERRUPTED if self._interrupts and never_ran else follow.code_of(self._last)
+        return self._left if self._interrupts and never_ran else follow.code_of(self._last)
 
     def _one_event(self) -> None:
         waiting = self._last.get("state") == State.PENDING and self._last["reason"] != self._said
@@ -97,8 +99,8 @@ class _Session:
             why = self._said.removeprefix("waiting: ")
             output.say(f"task {self._task} waits{f': {why}' if why else ''}")
             return
-        if event == "interrupt":
-            self._interrupt()
+        if isinstance(event, signal.Signals):
+            self._interrupt(event)
         elif event == "closed":
             self._closed = True
             self._order("kill", {})
@@ -107,11 +109,13 @@ class _Session:
             if event["state"] in _BEGUN:
                 self._begun.set()
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, number: signal.Signals) -> None:
+        """The first signal is the task's, the second kills it, the third leaves it to its end."""
         self._interrupts += 1
+        self._left = 128 + number
         if self._interrupts == 1:
             try:
-                self._order("signal", {"signal": int(signal.SIGINT)})
+                self._order("signal", {"signal": int(number)})
                 return
             except Conflict:  # it doesn't run yet: nothing to interrupt, so it goes
                 pass
@@ -159,16 +163,17 @@ class _Session:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        def note(*_: object) -> None:
+        def note(number: int, _: object) -> None:
             if self._last.get("state") in ENDED:
-                self._interrupts = 3
-            self._feed.put("interrupt")
+                self._interrupts, self._left = 3, 128 + number
+            self._feed.put(signal.Signals(number))
 
-        before = signal.signal(signal.SIGINT, note)
+        before = {number: signal.signal(number, note) for number in _FORWARDED}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _send_stdin(self) -> None:
         """Our standard input to the task's, by offset: a piece whose answer was lost is not doubled."""

@@ -1,4 +1,4 @@
-"""The options of a submission and sending it: shared by ``run`` and ``task submit``."""
+"""From options to a request, and sending it: shared by ``run`` and ``task submit``."""
 
 from __future__ import annotations
 
@@ -10,75 +10,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hakuriver import units
+from hakuriver import sweep
+from hakuriver.cli import ids, values
 from hakuriver.cli.context import Context
 from hakuriver.cli.local import supervised
 from hakuriver.cli.output import say
-from hakuriver.cli.parsing import one_of, typed
 from hakuriver.errors import HakuRiverError, Unreachable, UsageError, from_json
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
 
-ON_NODE_LOSS = ("keep", "requeue", "fail")
-EXECUTORS = ("process", "docker", "systemd")
+MOST_AFTER = 1000
+MOST_TASKS = 10_000
 _CALLER_VARIABLES = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 _RETRY_FOR = 10.0
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """The options of a submission."""
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    where = parser.add_argument_group("where it runs")
-    where.add_argument(
-        "--target",
-        "-t",
-        action="append",
-        default=[],
-        metavar="T",
-        help="node[:numa][::gpu,…]; again for one task on each; without it the scheduler picks",
-    )
-    where.add_argument(
-        "--cores", type=typed(units.parse_cores), default=1.0, metavar="N", help="default 1; 0 = none"
-    )
-    where.add_argument(
-        "--memory", type=typed(units.parse_size), default=0, metavar="SIZE", help="4G, 512MiB; a cap"
-    )
-    where.add_argument("--container", metavar="E[@VERSION]", help="an environment; NULL = none")
-    where.add_argument("--image", metavar="REF", help="any image of the node's engine")
-    where.add_argument("--executor", type=one_of("executor", EXECUTORS), metavar="|".join(EXECUTORS))
-    where.add_argument(
-        "--mount", action="append", metavar="H:C[:ro]", help="folder of the node in the container"
-    )
-    where.add_argument(
-        "--privileged", action="store_true", default=None, help="where the node's policy allows it"
-    )
-    what = parser.add_argument_group("how it runs")
-    what.add_argument(
-        "--env", action="append", default=[], metavar="K[=V]", help="K alone: as it is set here"
-    )
-    what.add_argument(
-        "--on-node-loss",
-        type=one_of("policy", ON_NODE_LOSS),
-        default="keep",
-        metavar="|".join(ON_NODE_LOSS),
-        help="what becomes of it when its node is lost; default keep: it waits for the node",
-    )
-    what.add_argument("--workdir", metavar="D", help="default: this folder where tasks run here")
-    what.add_argument("--name", help="unique among live tasks; stands for the id")
-    what.add_argument("--tag", action="append", default=[], metavar="TAG", help="again for several")
-
-
 def request(options: argparse.Namespace, context: Context, *, stdin: bool = False) -> dict[str, Any]:
-    """The body of ``POST /api/tasks``; raises UsageError."""
+    """The body of ``POST /api/tasks``; raises UsageError. ``--after`` is looked up on the host."""
     found = {
         "command": list(_command(options.words, context.command)),
         "targets": options.target,
         "cores": options.cores,
         "memory": options.memory,
-        "env": environment(options.env, context.environ),
+        "env": values.environment(options.env, context.environ),
         "container": options.container,
         "image": options.image,
         "executor": options.executor,
-        "mounts": None if options.mount is None else [mount(text) for text in options.mount],
+        "mounts": None if options.mount is None else [values.mount(text) for text in options.mount],
         "privileged": options.privileged,
         "workdir": options.workdir and _absolute(options.workdir),
         "name": options.name,
@@ -86,9 +43,80 @@ def request(options: argparse.Namespace, context: Context, *, stdin: bool = Fals
         "stdin": stdin,
         "on_node_loss": options.on_node_loss,
         "caller": _caller(context.environ, here=options.workdir is None),
+        **_wishes(options),
     }
     _check_text(found)
+    _check_wishes(found)
+    if options.sweep:
+        _check_sweep(found)
+    if options.after:
+        found["after"] = _after(context, options.after)
     return found
+
+
+def _wishes(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for beyond the plain submission; an older host knows no field that isn't here."""
+    count, model = options.gpus or (0, None)
+    asked = {
+        "pin": options.pin,
+        "gpu_count": count,
+        "gpu_model": model,
+        "gpu_memory": options.gpu_memory,
+        "labels": dict(options.label or ()),
+        "placement": options.placement,
+        "private_network": options.private_network,
+        "private_pid": options.private_pid,
+        "shm_size": options.shm_size,
+        "ulimits": dict(options.ulimit or ()),
+        "retries": options.retries,
+        "priority": options.priority,
+        "time_limit": options.time_limit,
+        "notice": options.notice,
+        "hold": options.hold,
+        "sweep": options.sweep,
+        "max_running": options.max_running,
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _check_wishes(body: Mapping[str, Any]) -> None:
+    """Refuse what contradicts itself, before anything is sent."""
+    if body.get("gpu_memory") and not body.get("gpu_count"):
+        raise UsageError("--gpu-memory is about the GPUs of --gpus", hint="add --gpus 1")
+    if body.get("gpu_count") and any("::" in each for each in body["targets"]):
+        raise UsageError("--gpus picks free GPUs, the target names some", hint="give one of the two")
+    if body.get("pin") and (body["cores"] < 1 or body["cores"] % 1):
+        raise UsageError("--pin gives whole cores", hint="--cores 1, 2 …")
+    notice, limit = body.get("notice"), body.get("time_limit")
+    if notice and (limit is None or notice["seconds"] >= limit):
+        raise UsageError(
+            "--notice comes before the end of --time-limit",
+            hint="give a time limit that is longer than the notice",
+        )
+    if body.get("max_running") and not body.get("sweep") and len(body["targets"]) < 2:
+        raise UsageError("--max-running is for many tasks", hint="add --sweep, or several --target")
+
+
+def _check_sweep(body: Mapping[str, Any]) -> None:
+    found = sweep.parse(body["command"])
+    if not found.axes:
+        raise UsageError(
+            "--sweep: there is no span: in the command", hint="write span:{1..5}, span:{A..Z} or span:[a,b,c]"
+        )
+    count = len(found) * max(1, len(body["targets"]))
+    if count > MOST_TASKS:
+        raise UsageError(f"{_sweep_summary(body)}, the most is {MOST_TASKS}")
+
+
+def _sweep_summary(body: Mapping[str, Any]) -> str:
+    return sweep.parse(body["command"]).summary("task", max(1, len(body["targets"])))
+
+
+def _after(context: Context, words: Sequence[str]) -> list[int]:
+    found = ids.resolve(context, words, ended=True).ids
+    if len(found) > MOST_AFTER:
+        raise UsageError(f"--after names {len(found)} tasks, the most is {MOST_AFTER}")
+    return list(found)
 
 
 def _command(words: Sequence[str], after_dashes: tuple[str, ...] | None) -> Sequence[str]:
@@ -107,34 +135,6 @@ def _command(words: Sequence[str], after_dashes: tuple[str, ...] | None) -> Sequ
     if not after_dashes:
         raise UsageError("there is no command", hint="write it after --, for example: -- python train.py")
     return after_dashes
-
-
-def environment(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """``K=V`` and ``K`` (its value here) as a mapping, the last one wins; raises UsageError."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not name:
-            raise UsageError(f"--env {text!r} has no name", hint="write --env NAME=VALUE or --env NAME")
-        if not equals and name not in environ:
-            raise UsageError(f"--env {name}: {name} is not set here", hint=f"write --env {name}=VALUE")
-        found[name] = value if equals else environ[name]
-    return found
-
-
-def mount(text: str) -> dict[str, Any]:
-    """``H:C`` or ``H:C:ro``; raises UsageError."""
-    source, _, rest = text.partition(":")
-    target, _, mode = rest.partition(":")
-    if not source or not target or mode not in ("", "ro", "rw"):
-        raise UsageError(
-            f"mount {text!r} can't be understood", hint="write /on/the/node:/in/the/container[:ro]"
-        )
-    if not source.startswith("/") or not target.startswith("/"):
-        raise UsageError(
-            f"mount {text!r} needs two absolute paths", hint="write /on/the/node:/in/the/container[:ro]"
-        )
-    return {"source": source, "target": target, "read_only": mode == "ro"}
 
 
 def _caller(environ: Mapping[str, str], *, here: bool) -> dict[str, Any]:
@@ -179,14 +179,32 @@ def _check_text(value: object, where: str = "") -> None:
 
 
 def send(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    """Submit once, however often it must be sent: a lost answer is asked for again with the same key."""
+    """Submit once, however often it must be sent: a lost answer is asked for again with the same key.
+
+    Says on stderr how many tasks a sweep makes.
+    """
+    if body.get("sweep"):
+        say(_sweep_summary(body))
+    return post(context, host_path("submit"), body)
+
+
+def post(context: Context, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Something that makes tasks, under one key however often it is sent (``views.SubmitView``). Says on
+    stderr what the host thinks is worth a warning."""
+    answer = _send(context, path, body)
+    for warning in answer.get("warnings", ()):  # an older host has none
+        say(warning)
+    return answer
+
+
+def _send(context: Context, path: str, body: dict[str, Any]) -> dict[str, Any]:
     headers = {HEADER_IDEMPOTENCY: secrets.token_hex(16)}
     give_up = time.monotonic() + _RETRY_FOR
     pause = 0.2
     while True:
         try:
             answer: dict[str, Any] = context.client().request(
-                "POST", host_path("submit"), body=body, headers=headers, timeout=60
+                "POST", path, body=body, headers=headers, timeout=60
             )
             return answer
         except KeyboardInterrupt:

@@ -1,31 +1,29 @@
-"""``task submit list show logs wait kill pause resume``."""
+"""``task submit list show logs wait``."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from hakuriver import units
-from hakuriver.cli import follow, ids, intents, output, sink
+from hakuriver.cli import batch, fetch, follow, ids, output, several, sink, submit_options, wishes
 from hakuriver.cli import submit as submission
 from hakuriver.cli.codes import FAILED, TIMED_OUT
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.output import Cell, Column
 from hakuriver.cli.parsing import at_least, one_of, typed
-from hakuriver.errors import HakuRiverError, Unreachable
-from hakuriver.lifecycle import ENDED, LIVE, State
+from hakuriver.errors import UsageError
+from hakuriver.lifecycle import State
 from hakuriver.paths import host_path
 
-PAGE = 1000
 _STATES = (*(str(state) for state in State), "live", "ended")
 
 
 def _submit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="until it has ended; leave with its code")
-    submission.options(parser)
+    submit_options.add(parser, many=True)
 
 
 def submit(context: Context, options: argparse.Namespace) -> int:
@@ -37,6 +35,8 @@ def submit(context: Context, options: argparse.Namespace) -> int:
     else:
         for task in tasks:
             print(task["id"], flush=True)
+        if len(tasks) > 1 and not context.quiet:
+            output.say(f"batch {answer['batch']}: {len(tasks)} tasks")
     refused = submission.refusals(answer)
     for error in refused:
         output.print_error(error, as_json=context.json)
@@ -51,7 +51,7 @@ def _list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", metavar="N")
     parser.add_argument("--owner", metavar="O", help="@me = yourself")
     parser.add_argument("--tag", metavar="TAG")
-    parser.add_argument("--batch", type=at_least(1), metavar="B", help="all of one submission")
+    batch.option(parser)
     parser.add_argument("--name", metavar="NAME")
     parser.add_argument("-n", "--limit", type=at_least(1), default=50, metavar="N", help="default 50")
     parser.add_argument("--all", action="store_true", help="as many as there are")
@@ -65,17 +65,9 @@ def _states(text: str) -> str:
 def list_(context: Context, options: argparse.Namespace) -> int:
     """Tasks, newest first."""
     filters = {key: getattr(options, key) for key in ("state", "node", "owner", "tag", "batch", "name")}
-    tasks: list[dict[str, Any]] = []
-    cursor: str | None = None
-    client = context.client()
-    while options.all or len(tasks) < options.limit:
-        limit = PAGE if options.all else min(PAGE, options.limit - len(tasks))
-        query = filters | {"limit": limit, "cursor": cursor}
-        page = client.request("GET", host_path("tasks"), query=query)
-        tasks += page["items"]
-        cursor = page["next"]
-        if not cursor:
-            break
+    if options.batch is not None:
+        filters["batch"] = batch.number(context, options.batch)
+    tasks = _pages(context, filters, None if options.all else options.limit)
     if context.json:
         output.print_json(tasks)
     elif context.quiet:
@@ -87,7 +79,23 @@ def list_(context: Context, options: argparse.Namespace) -> int:
         )
     else:
         output.table(_COLUMNS, [_row(task) for task in tasks])
+        if options.batch is not None and output.to_terminal():
+            print(batch.line(batch.view(context.client(), filters["batch"])))
     return 0
+
+
+def _pages(context: Context, filters: dict[str, Any], most: int | None) -> list[dict[str, Any]]:
+    tasks: list[dict[str, Any]] = []
+    cursor: str | None = None
+    client = context.client()
+    while most is None or len(tasks) < most:
+        limit = batch.PAGE if most is None else min(batch.PAGE, most - len(tasks))
+        page = client.request("GET", host_path("tasks"), query=filters | {"limit": limit, "cursor": cursor})
+        tasks += page["items"]
+        cursor = page["next"]
+        if not cursor:
+            break
+    return tasks
 
 
 _COLUMNS = (
@@ -131,19 +139,13 @@ def _exit(task: dict[str, Any]) -> str:
     return "" if task["exit_code"] is None else str(task["exit_code"])
 
 
-def _ids_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("ids", nargs="+", metavar="ID", help="7 · 4,6 · 4-9 · a live name · @last")
-
-
 def show(context: Context, options: argparse.Namespace) -> int:
-    """Everything about tasks."""
-    wanted = ids.resolve(context, options.ids, ended=True)
-    client = context.client()
-
-    def get(each: int) -> Any:
-        return client.request("GET", host_path("task", id=each))
-
-    tasks, code = _each(context, wanted.ids, get)
+    """Everything about tasks, or a batch in one line."""
+    if options.batch is not None:
+        return _show_batch(context, options)
+    wanted = batch.chosen(context, options, ended=True)
+    tasks, errors = fetch.tasks(context.client(), wanted.ids)
+    code = several.outcome_code(context, len(tasks), errors)
     if tasks:
         output.one_or_many(
             single=wanted.single,
@@ -154,6 +156,17 @@ def show(context: Context, options: argparse.Namespace) -> int:
             show=_show,
         )
     return code
+
+
+def _show_batch(context: Context, options: argparse.Namespace) -> int:
+    if options.ids:
+        raise UsageError("--batch and ids were given", hint="give one of the two")
+    found = batch.view(context.client(), batch.number(context, options.batch))
+    if context.json:
+        output.print_json(found)
+    else:
+        print(found["batch"] if context.quiet else batch.line(found))
+    return 0
 
 
 def _show(task: dict[str, Any]) -> None:
@@ -168,13 +181,14 @@ def _show(task: dict[str, Any]) -> None:
             ("command", shlex.join(task["command"])),
             ("owner", task["owner"]),
             ("tags", " ".join(task["tags"])),
-            ("batch", str(task["batch"])),
+            ("batch", wishes.batch(task)),
             ("target", task["target"] or "anywhere"),
             ("node", task["node"]),
             ("numa", None if task["numa"] is None else str(task["numa"])),
             ("gpus", ", ".join(map(str, task["gpus"]))),
             ("cores", units.format_cores(task["cores"])),
             ("memory", size(task["memory"]) if task["memory"] else "no cap"),
+            *wishes.facts(task),
             ("on node loss", None if task["on_node_loss"] == "keep" else task["on_node_loss"]),
             ("oom events", str(task["oom_events"] or "")),
             ("executor", task["executor"]),
@@ -191,10 +205,12 @@ def _show(task: dict[str, Any]) -> None:
     attempts = task.get("attempts") or []
     if len(attempts) > 1:
         columns = [
-            Column("ATTEMPT"),
+            Column("ATTEMPT", right=True),
             Column("STATE"),
+            Column("EXIT", right=True),
             Column("NODE"),
-            Column("ENDED"),
+            Column("STARTED", drop=1),
+            Column("RAN", drop=2, right=True),
             Column("REASON", flexible=True),
         ]
         output.table(columns, [_attempt_row(each) for each in attempts])
@@ -204,8 +220,10 @@ def _attempt_row(attempt: dict[str, Any]) -> list[str | Cell]:
     return [
         str(attempt["attempt"]),
         output.state_cell(attempt["state"]),
+        _exit(attempt),
         attempt["node"] or "",
-        output.local_time(attempt["ended_at"]),
+        output.local_time(attempt["started_at"]),
+        output.age(attempt["started_at"], attempt["ended_at"]),
         attempt["error"] or attempt["reason"],
     ]
 
@@ -231,7 +249,7 @@ def logs(context: Context, options: argparse.Namespace) -> int:
 
 
 def _wait_options(parser: argparse.ArgumentParser) -> None:
-    _ids_option(parser)
+    batch.ids_or_batch(parser)
     parser.add_argument(
         "--timeout", type=typed(units.parse_duration), metavar="T", help="90, 30m, 2h; then code 124"
     )
@@ -239,7 +257,7 @@ def _wait_options(parser: argparse.ArgumentParser) -> None:
 
 def wait(context: Context, options: argparse.Namespace) -> int:
     """Wait until tasks have ended; leaves with the first failing one's code."""
-    wanted = ids.resolve(context, options.ids, ended=True)
+    wanted = batch.chosen(context, options, ended=True)
     try:
         ended = follow.wait_ended(context, wanted.ids, options.timeout)
     except follow.WaitedTooLong as error:
@@ -253,110 +271,6 @@ def wait(context: Context, options: argparse.Namespace) -> int:
     return follow.code_of_all(ended)
 
 
-def _kill_options(parser: argparse.ArgumentParser) -> None:
-    _ids_option(parser)
-    parser.add_argument(
-        "--grace",
-        type=typed(units.parse_duration),
-        metavar="T",
-        help="time from TERM to KILL; 0 = KILL at once",
-    )
-    parser.add_argument("--undo", action="store_true", help="take back a kill that is still held")
-
-
-def kill(context: Context, options: argparse.Namespace) -> int:
-    """End tasks: TERM, and KILL after a grace. What has ended is left as it is."""
-    return _act(context, options.ids, "unkill" if options.undo else "kill", grace=options.grace)
-
-
-def pause(context: Context, options: argparse.Namespace) -> int:
-    """Stop tasks for a while; they keep their memory."""
-    return _act(context, options.ids, "pause")
-
-
-def resume(context: Context, options: argparse.Namespace) -> int:
-    """Let paused tasks go on."""
-    return _act(context, options.ids, "resume")
-
-
-def _requeue_options(parser: argparse.ArgumentParser) -> None:
-    _ids_option(parser)
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="even if one may still run there; it is ended when its node is back",
-    )
-
-
-def requeue(context: Context, options: argparse.Namespace) -> int:
-    """Move tasks away from a node that is lost: they wait for another place."""
-    wanted = ids.resolve(context, options.ids)
-    client = context.client()
-
-    def move(each: int) -> Any:
-        return client.request("POST", host_path("requeue", id=each), body={"force": options.force})
-
-    tasks, code = _each(context, wanted.ids, move)
-    if context.json:
-        if tasks:
-            output.print_json(tasks)
-        return code
-    for task in tasks:
-        print(task["id"] if context.quiet else f"task {task['id']}: {_outcome(task, 'requeue')}")
-    return code
-
-
-def _act(context: Context, words: Sequence[str], verb: str, *, grace: float | None = None) -> int:
-    wanted = ids.resolve(context, words)
-    tasks, errors = intents.tell(context.client(), verb, wanted.ids, grace=grace)
-    code = _outcome_code(context, len(tasks), errors)
-    if context.json:
-        if tasks:
-            output.print_json(tasks)
-        return code
-    for task in tasks:
-        if context.quiet:
-            print(task["id"])
-        else:
-            print(f"task {task['id']}: {_outcome(task, verb)}")
-    return code
-
-
-def _outcome(task: dict[str, Any], verb: str) -> str:
-    state = output.paint(task["state"], output.STYLES.get(task["state"], ""))
-    if task["state"] in ENDED:
-        return f"has ended ({state})"
-    return f"{state}, {verb} on its way" if task["intent"] == verb and task["state"] in LIVE else state
-
-
-def _each(
-    context: Context, wanted: Sequence[int], act: Callable[[int], Any]
-) -> tuple[list[dict[str, Any]], int]:
-    """Act on each id; what was done, and the exit code."""
-    done: list[dict[str, Any]] = []
-    errors: list[HakuRiverError] = []
-    for each in wanted:
-        try:
-            done.append(act(each))
-        except HakuRiverError as error:
-            if isinstance(error, Unreachable):
-                raise
-            errors.append(error)
-    return done, _outcome_code(context, len(done), errors)
-
-
-def _outcome_code(context: Context, done: int, errors: Sequence[HakuRiverError]) -> int:
-    """The exit code for several tasks of which ``done`` went well; shows each error, raises a lonely one."""
-    if not errors:
-        return 0
-    if not done and len(errors) == 1:
-        raise errors[0]
-    for error in errors:
-        output.print_error(error, as_json=context.json)
-    codes = {error.exit_code for error in errors}
-    return codes.pop() if not done and len(codes) == 1 else FAILED
-
-
 VERBS = {
     "task submit": Verb(
         submit,
@@ -365,7 +279,8 @@ VERBS = {
         examples=(
             "hakuriver task submit --cores 4 --memory 8G -- python train.py --lr 0.1",
             "hakuriver task submit --target n1::0 --target n2::0,1 --env SEED=1 -- ./run.sh",
-            "hakuriver task submit --image python:3.12 --wait -- python -V",
+            "hakuriver task submit --gpus 2:a100 --time-limit 8h --retries 1 -- python train.py",
+            "hakuriver task submit --sweep -- python train.py --lr=span:[0.1,0.01] --seed=span:{1..5}",
         ),
     ),
     "task list": Verb(
@@ -374,18 +289,16 @@ VERBS = {
         examples=("hakuriver task list --state live", "hakuriver task list --owner @me -n 10"),
     ),
     "task show": Verb(
-        show, _ids_option, examples=("hakuriver task show @last", "hakuriver --json task show 4-9")
+        show,
+        batch.ids_or_batch,
+        examples=(
+            "hakuriver task show @last",
+            "hakuriver --json task show 4-9",
+            "hakuriver task show --batch 12",
+        ),
     ),
     "task logs": Verb(
         logs, _logs_options, examples=("hakuriver task logs -f @last", "hakuriver task logs 7 -n 100")
     ),
     "task wait": Verb(wait, _wait_options, examples=("hakuriver task wait 4-9 --timeout 2h",)),
-    "task kill": Verb(
-        kill, _kill_options, examples=("hakuriver task kill 7", "hakuriver task kill 4-9 --grace 30s")
-    ),
-    "task pause": Verb(pause, _ids_option),
-    "task resume": Verb(resume, _ids_option),
-    "task requeue": Verb(
-        requeue, _requeue_options, examples=("hakuriver task requeue 7", "hakuriver task requeue 4-9 --force")
-    ),
 }

@@ -18,7 +18,7 @@ from typing import Any
 
 from hakuriver import config, endpoint, statedir
 from hakuriver.api import Client
-from hakuriver.cli import start
+from hakuriver.cli import logout, start
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.local import STOP_DEADLINE, supervised, terminate_supervisor
@@ -283,6 +283,8 @@ def _announce(context: Context, found: endpoint.Endpoint, *, started: bool) -> N
     if line := _paste_line(context, found):
         print(f"in another terminal, first paste:\n  {line}")
     print("hakuriver run -- COMMAND runs something, hakuriver down stops it")
+    if ending := logout.warning(context.environ):
+        say(ending)
 
 
 def _url_and_pid(cluster: dict[str, Any], part: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from daemons.host.auth import Tokens, ensure_tokens
 from daemons.host.context import Host, open_host
 from daemons.host.main import database_lock
 from daemons.host.migrate import migrate
-from hakuriver import config, statedir
+from hakuriver import config, errors, statedir
 from hakuriver.aio import AsyncClient
 from hakuriver.api import Query
 from hakuriver.paths import host_path
@@ -70,6 +70,13 @@ class Running:
         method = "DELETE" if verb == "unkill" else "POST"
         found: Task = await self.user.request(method, host_path(verb, id=number), body=body)
         return found
+
+    async def tell_all(self, numbers: list[int], verb: str) -> None:
+        """The same for many, in one request; raises the first refusal."""
+        body = {"tasks": numbers, "verb": verb}
+        answer = await self.user.request("POST", host_path("intents"), body=body)
+        for refused in answer["refused"]:
+            raise errors.from_json(refused["status"], refused)
 
     async def until(self, number: int, **wanted: Any) -> Task:
         """The task as soon as it has these facts."""

@@ -56,6 +56,7 @@ class Peer:
         self.runner = secrets.token_hex(16)
         self.address = ""
         self.version = 0
+        self.epoch = 0
         self.orders: dict[Key, AttemptOrder] = {}
         self.puts: list[Key] = []
         self.intents: list[tuple[Key, IntentOrder]] = []
@@ -65,6 +66,7 @@ class Peer:
         self.ended: set[Key] = set()
         self.refuse: HakuRiverError | None = None
         self.refuse_intent: HakuRiverError | None = None
+        self.refuse_logs: HakuRiverError | None = None
         self.changed = asyncio.Event()
         self._host = host
         self._token = hashlib.sha256(host_token.encode()).digest()
@@ -121,6 +123,8 @@ class Peer:
 
     async def _logs(self, request: Request, _: web.Principal) -> Response:
         key, stream = _key(request), request.path_params["stream"]
+        if self.refuse_logs is not None:
+            raise self.refuse_logs
         if key not in self.orders:
             raise NotFound("this node doesn't know it")
         data = self.logs.get((key, stream), b"")
@@ -144,11 +148,16 @@ class Peer:
         body["facts"] = known | facts
         body["cluster"] = cluster
         body["high_water"] = high_water
-        return await self._host.request("POST", host_path("register"), body=body)
+        answer = await self._host.request("POST", host_path("register"), body=body)
+        self.epoch = answer["epoch"]
+        if facts.get("gpus"):
+            await self.heartbeat()  # as runners do: before, nobody knows who uses them
+        return answer
 
     async def heartbeat(self, attempts: Sequence[Key] | None = None, **more: Any) -> Any:
         live = [key for key in self.orders if key not in self.ended] if attempts is None else attempts
         body = {"runner": self.runner, "boot_id": "boot", "journal_version": self.version, "usage": USAGE}
+        body["epoch"] = self.epoch
         return await self._host.request(
             "POST", host_path("heartbeat", name=self.name), body=body | {"attempts": live} | more
         )

@@ -90,7 +90,7 @@ async def test_a_blocked_task_keeps_only_its_own_nodes(api: Running) -> None:
     elsewhere = await api.submit("true", cores=1)
     await eventually(lambda: (elsewhere["id"], 1) in small.orders)
     assert (await api.task(waits["id"]))["reason"] == "waiting for 8 cores on large (0 of 8 free)"
-    assert (await api.task(behind["id"]))["reason"] == "queued behind earlier tasks"
+    assert (await api.task(behind["id"]))["reason"] == "waiting for 1 core on large (0 of 8 free)"
 
 
 async def test_gpus_are_exclusive(api: Running) -> None:

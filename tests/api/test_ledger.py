@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from daemons.host.ledger import Ledger
 from daemons.host.rows import TaskRow
-from daemons.host.scheduler import QUEUED
+from daemons.host.scheduling.model import QUEUED
 from hakuriver.lifecycle import ENDED, ON_NODE, State
 
 STATES = st.sampled_from((State.PENDING, State.ASSIGNED, State.RUNNING, State.COMPLETED))
@@ -25,6 +25,12 @@ def row(task: int, state: State, attempt: int = 1, cores: int = 1000, memory: in
         target_node=None,
         target_numa=None,
         target_gpus="[]",
+        wants="{}",
+        priority=0,
+        batch=task,
+        max_running=None,
+        time_limit=None,
+        needs=0,
         reason=QUEUED,
         node="n1" if state in ON_NODE or state in ENDED else None,
         acked=5,
@@ -32,7 +38,11 @@ def row(task: int, state: State, attempt: int = 1, cores: int = 1000, memory: in
         intent_version=0,
         intent_sent=0,
         held_due_at=None,
+        hold_by=None,
+        assigned_at=None,
+        started_at=None,
         devices=f'["GPU-{task}"]',
+        numa=None,
         view="",
     )
 
@@ -58,24 +68,31 @@ def test_memory_says_what_the_last_changes_say(changes: list[tuple[int, State, i
     assert used.tasks == dict.fromkeys(held, 1)
     assert set(ledger.acked) == {(task, 1) for task in held}
     assert ledger.held == len(held)
+    assert sum(use.tasks for use in ledger.owners.values()) == len(held)
+    assert sum(use.cores for use in ledger.owners.values()) == used.cores
 
 
 def test_a_task_that_comes_back_stands_in_its_old_place() -> None:
     ledger = Ledger()
-    for task in (1, 2, 3):
+    for task in (2, 4, 6):
         ledger.apply(row(task, State.PENDING))
-    assert ledger.apply(row(1, State.ASSIGNED)).placeable is False
-    effect = ledger.apply(row(1, State.PENDING, 2))
+    assert ledger.apply(row(2, State.ASSIGNED)).placeable is False
+    effect = ledger.apply(row(2, State.PENDING, 2))
     assert effect.came_back
     (lane,) = ledger.queue.lanes.values()
-    assert list(lane) == [1, 2, 3]
-    ledger.queue.rest(1)
-    assert list(lane) == [2, 3]
-    assert ledger.queue.is_resting(1)
-    ledger.queue.rested(1)
-    (lane,) = ledger.queue.lanes.values()
-    assert list(lane) == [1, 2, 3]
+    assert list(lane) == [2, 4, 6]
     ledger.queue.rest(2)
-    assert ledger.queue.remove(2)
+    assert list(lane) == [4, 6]
+    ledger.queue.rest(4)
+    ledger.queue.rested(4)
+    ledger.queue.rest(4)
+    assert [list(each) for each in ledger.queue.lanes.values()] == [[6]]
+    ledger.queue.rested(4)
+    assert not ledger.queue.takes_part(2)
     ledger.queue.rested(2)
-    assert 2 not in ledger.queue
+    (lane,) = ledger.queue.lanes.values()
+    assert list(lane) == [2, 4, 6]
+    ledger.queue.rest(4)
+    assert ledger.queue.remove(4)
+    ledger.queue.rested(4)
+    assert 4 not in ledger.queue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hakuriver.errors import HakuRiverError, NotFound, UsageError
+from hakuriver.paths import host_path
 from tests.api.conftest import Running
 from tests.api.peer import eventually, report
 
@@ -78,6 +79,18 @@ async def test_nonsense_is_refused_in_one_line(api: Running, query: dict[str, st
         await api.tasks(**query)
     assert "\n" not in raised.value.message
     assert raised.value.message
+
+
+async def test_many_are_shown_at_once_with_their_attempts(api: Running) -> None:
+    made = [(await api.submit("true", str(each)))["id"] for each in range(3)]
+    body = {"tasks": [made[2], 77, made[0]]}
+    answer = await api.user.request("POST", host_path("show"), body=body)
+    assert answer["items"] == [await api.task(made[2]), await api.task(made[0])]
+    assert [each["attempt"] for each in answer["items"][0]["attempts"]] == [1]
+    (refused,) = answer["refused"]
+    assert (refused["id"], refused["status"], refused["error"]["message"]) == (77, 404, "there is no task 77")
+    with pytest.raises(UsageError):
+        await api.user.request("POST", host_path("show"), body={"tasks": []})
 
 
 @pytest.mark.parametrize("number", ["0", "x", "-1", "9" * 40, str(2**63), "1.5"])

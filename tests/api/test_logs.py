@@ -10,10 +10,12 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from daemons.host.logs import read_range
-from hakuriver.errors import CannotFit, NotFound, Unreachable, UsageError
-from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, host_path
+from daemons.host.schema import node
+from hakuriver.errors import PRUNED, CannotFit, NotFound, Unreachable, UsageError
+from hakuriver.paths import HEADER_ENDED, HEADER_NOTE, HEADER_OFFSET, HEADER_SIZE, host_path
 from tests.api.conftest import Running
 from tests.api.peer import Peer, eventually
 
@@ -105,6 +107,48 @@ async def test_the_shared_copy_serves_while_the_node_is_away(api: Running) -> No
     (folder / "task_errors" / f"{made['id']}.err").symlink_to(secret)
     with pytest.raises(Unreachable):
         await read(api, made["id"], "stderr")
+
+
+async def note(api: Running, task: int) -> str:
+    async with api.user.open("GET", host_path("logs", id=task, stream="stdout"), query={}) as answer:
+        found: str = answer.headers.get(HEADER_NOTE, "")
+        return found
+
+
+async def ended_with_copy(api: Running, peer: Peer) -> int:
+    """A task that has ended, with a copy of its output in the shared folder."""
+    made = await api.running_on(peer, "echo")
+    await peer.report((made["id"], 1), "completed", exit_code=0)
+    folder = Path(api.host.settings.paths.shared_dir) / "task_outputs"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{made['id']}.out").write_bytes(b"one\ntwo")
+    return int(made["id"])
+
+
+async def test_a_copy_says_what_it_is(api: Running) -> None:
+    peer = await api.peer("n1")
+    task = await ended_with_copy(api, peer)
+    assert await note(api, task) == "", "the node has the truth"
+    peer.refuse_logs = NotFound("on 2026-01-31, by its age", code=PRUNED)
+    assert await read(api, task) == (b"one\ntwo", 0, 7, "1")
+    pruned = f"the logs of task {task} were pruned from n1 on 2026-01-31, by its age"
+    assert await note(api, task) == f"{pruned}; this is its copy in the shared folder"
+    with pytest.raises(NotFound, match=pruned) as raised:
+        await read(api, task, "stderr")
+    assert raised.value.hint.startswith("and there is no copy in /")
+    await away(peer)
+    assert await read(api, task) == (b"one\ntwo", 0, 7, "0")
+    assert await note(api, task) == "node n1 doesn't answer; this is the shared copy, which may lag"
+
+
+async def test_the_copy_is_what_a_removed_node_leaves(api: Running) -> None:
+    peer = await api.peer("n1")
+    task = await ended_with_copy(api, peer)
+    await api.host.store.write(lambda tx: tx.execute(delete(node).where(node.c.name == "n1")) and None)
+    assert await read(api, task) == (b"one\ntwo", 0, 7, "1")
+    assert await note(api, task) == "node n1 was removed; this is its copy in the shared folder"
+    with pytest.raises(NotFound, match="node n1 was removed"):
+        await read(api, task, "stderr")
 
 
 async def test_a_hung_shared_folder_does_not_hang_the_host(

@@ -66,6 +66,13 @@ async def test_fail_says_why(host: Running) -> None:
     assert (await host.task(made))["state"] == "failed"
 
 
+async def test_fail_comes_after_the_last_retry(host: Running) -> None:
+    peer = await host.peer("n1")
+    made = await lost(host, peer, "fail", retries=1)
+    again = await host.until(made, attempt=2)
+    assert (again["state"], again["retried"], again["attempts"][0]["state"]) == ("pending", 1, "lost")
+
+
 async def test_what_nobody_can_know_stays(host: Running) -> None:
     peer = await host.peer("n1", cores=8)
     kept = await lost(host, peer, "keep")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemons.host.submit import Policy, choose_setup
+from daemons.host.setup import Policy, choose_setup
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, TooMany, UsageError
 from hakuriver.paths import HEADER_IDEMPOTENCY
 from hakuriver.wire import SubmitRequest
@@ -67,7 +67,6 @@ async def test_each_wrong_target_is_named_and_the_good_ones_go(api: Running) -> 
         ({"targets": ["n1"], "container": "torch"}, CannotFit, "n1 has no executor docker: no engine"),
         ({"executor": "systemd"}, CannotFit, "no node has executor systemd"),
         ({"image": "busybox", "stdin": True}, UsageError, "standard input"),
-        ({"image": "busybox", "on_node_loss": "requeue"}, UsageError, "fenced"),
         ({"image": "busybox", "container": "x"}, UsageError, "two environments"),
         ({"executor": "process", "image": "busybox"}, UsageError, "without a container"),
         ({"privileged": True}, UsageError, "containers"),
@@ -134,7 +133,7 @@ def test_where_a_task_runs_by_default() -> None:
     assert setup(HERE, workdir="/tmp/x")[3] == "/tmp/x"
     assert setup(LAB) == (*base, "/shared/a/b", {})
     assert setup(LAB, caller={"workdir": "/home/me"})[3] is None
-    assert setup(LAB, container="NULL") == ("process", "NULL", None, "/srv/shared/a/b", {})
+    assert setup(LAB, container="NULL") == ("native", "NULL", None, "/srv/shared/a/b", {})
     assert setup(LAB, container="torch")[:3] == ("docker", "torch", "hakuriver/torch:base")
     assert setup(HERE, image="busybox:1") == ("docker", None, "busybox:1", "/shared/a/b", {})
     assert setup(HERE, executor="docker")[:3] == base

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from daemons.host.scheduler import place
+from daemons.host.scheduling.passes import place
 from hakuriver.api import Client
 from hakuriver.endpoint import local
 from tests.bench import queues
@@ -69,10 +69,10 @@ def submissions(cluster: Cluster) -> Iterator[Row]:
 
 def scheduling() -> Iterator[Row]:
     for tasks, nodes in ((1_000, 10), (10_000, 100), (100_000, 100)):
-        queue, places = queues.make(tasks, nodes)
-        cost = median_seconds(lambda queue=queue, places=places: place(queue, places), 3)  # type: ignore[misc]
+        queue, cluster = queues.make(tasks, nodes)
+        cost = median_seconds(lambda queue=queue, cluster=cluster: place(queue, cluster), 3)  # type: ignore[misc]
         yield (
-            f"scheduler pass, {tasks} queued × {nodes} nodes",
+            f"scheduler pass, {tasks} queued × {nodes} nodes × {nodes * 8} GPUs",
             f"{cost * 1000:.1f} ms, {cost / tasks * 1e6:.2f} µs a task",
         )
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hakuriver.cli import commands, submit
+from hakuriver.cli import commands, submit, submit_options, values
 from hakuriver.cli.context import Context
 from hakuriver.cli.main import main
 from hakuriver.cli.parsing import Parser
 from hakuriver.errors import UsageError
+from hakuriver.wire import SubmitRequest
 
 HEAVY = (
     "pydantic",
@@ -66,7 +72,46 @@ def environ(tmp_path: Path) -> dict[str, str]:
         ("run --", 2, "there is no command"),
         ("task list -- true", 2, "takes no command"),
         ("task submit --on-node-loss never -- true", 2, "known: keep, requeue, fail"),
+        ("task submit --gpus :a100 -- true", 2, "is not a number of GPUs"),
+        ("task submit --gpus many -- true", 2, "write 2 or 2:a100"),
+        ("task submit --gpu-memory 24G -- true", 2, "about the GPUs of --gpus"),
+        ("task submit --gpus 1 --target n1::0 -- true", 2, "--gpus picks free GPUs"),
+        ("task submit --target n1::0,0 -- true --x", 5, "hakuriver up"),
+        ("task submit --label room -- true", 2, "write KEY=VALUE"),
+        ("task submit --label room=a/b\\c -- true", 2, "can't be understood"),
+        ("task submit --placement packed -- true", 2, "did you mean pack?"),
+        ("task submit --pin --cores 1.5 -- true", 2, "--pin gives whole cores"),
+        ("task submit --pin --cores 0 -- true", 2, "--pin gives whole cores"),
+        ("task submit --shm-size big -- true", 2, "size 'big'"),
+        ("task submit --ulimit nofile -- true", 2, "write nofile=1024"),
+        ("task submit --ulimit nofiles=5 -- true", 2, "did you mean nofile?"),
+        ("task submit --ulimit nofile=9:5 -- true", 2, "above the hard one"),
+        ("task submit --ulimit nofile=unlimited:5 -- true", 2, "above the hard one"),
+        ("task submit --ulimit nofile=x -- true", 2, "'x' is not a whole number"),
+        ("task submit --priority 1001 -- true", 2, "from -1000 to 1000"),
+        ("task submit --priority high -- true", 2, "from -1000 to 1000"),
+        ("task submit --time-limit 0 -- true", 2, "must be longer than 0"),
+        ("task submit --time-limit soon -- true", 2, "write 90, 90s, 30m, 2h"),
+        ("task submit --notice 60 -- true", 2, "before the end of --time-limit"),
+        ("task submit --notice 60 --time-limit 60 -- true", 2, "longer than the notice"),
+        ("task submit --notice KILL@60 --time-limit 2h -- true", 2, "unknown signal 'KILL'"),
+        ("task submit --retries -1 -- true", 2, "from 0 to 100"),
+        ("task submit --after x@y -- true", 2, "neither a task id nor a name"),
+        ("task submit --max-running 2 -- true", 2, "--max-running is for many tasks"),
+        ("task submit --sweep -- true", 2, "there is no span:"),
+        ("task submit --sweep -- true span:{1..x}", 2, "from number to number"),
+        ("task submit --sweep -- true span:{1..5000} span:{1..3}", 2, "= 15000 tasks, the most is 10000"),
+        ("task submit --sweep --target a --target b -- true span:{1..9999}", 2, "= 19998 tasks"),
+        ("run --sweep -- true span:{1..2}", 2, "has no option --sweep"),
         ("task kill", 2, "missing: ID"),
+        ("task kill 5 --batch 5", 2, "give one of the two"),
+        ("task show --batch 0", 2, "'0' is not a batch"),
+        ("task hold", 2, "missing: ID"),
+        ("task explain", 2, "missing: ID"),
+        ("task hodl 5", 2, "did you mean hakuriver task hold?"),
+        ("node drain", 2, "missing: NODE"),
+        ("node drain n1 --raeson x", 2, "did you mean --reason?"),
+        ("drain n1", 2, "did you mean hakuriver node drain?"),
         ("task requeue --force", 2, "missing: ID"),
         ("host --backup=", 2, "need the name of a file"),
         ("host --backup a --restore b", 2, "not allowed with"),
@@ -131,7 +176,7 @@ def _request(
     arguments: list[str], command: tuple[str, ...] | None, environ: dict[str, str]
 ) -> dict[str, Any]:
     parser = Parser("task submit", "")
-    submit.options(parser)
+    submit_options.add(parser, many=True)
     return submit.request(parser.parse(arguments), Context(command=command, environ=environ))
 
 
@@ -196,6 +241,53 @@ def test_a_working_directory_is_read_as_a_shell_reads_it(
     assert _request(["--workdir", "../x/./y"], ("true",), {})["workdir"] == str(tmp_path.parent / "x/y")
 
 
+def test_wishes_are_what_was_typed() -> None:
+    body = _request(
+        [
+            *["--gpus", "2:A100", "--gpu-memory", "40G", "--label", "room=b12", "--label", "fast="],
+            *["--placement", "spread", "--cores", "4", "--pin", "--shm-size", "8GiB"],
+            *["--ulimit", "nofile=1024:4096", "--ulimit", "memlock=unlimited", "--ulimit", "nproc=5:-1"],
+            *["--priority", "-5", "--time-limit", "2h", "--notice", "sigterm@5m", "--retries", "3", "--hold"],
+            *["--sweep", "--max-running", "4"],
+        ],
+        ("train", "--lr=span:[0.1,0.2]"),
+        {},
+    )
+    assert {key: body[key] for key in body.keys() - _request([], ("true",), {}).keys()} == {
+        "gpu_count": 2,
+        "gpu_model": "A100",
+        "gpu_memory": 40 * 10**9,
+        "labels": {"room": "b12", "fast": ""},
+        "placement": "spread",
+        "pin": True,
+        "shm_size": 8 * 2**30,
+        "ulimits": {"nofile": [1024, 4096], "memlock": [-1, -1], "nproc": [5, -1]},
+        "priority": -5,
+        "time_limit": 7200.0,
+        "notice": {"signal": 15, "seconds": 300.0},
+        "retries": 3,
+        "hold": True,
+        "sweep": True,
+        "max_running": 4,
+    }
+    assert body["command"] == ["train", "--lr=span:[0.1,0.2]"]  # the host makes the product
+    accepted = SubmitRequest.model_validate_json(json.dumps(body))
+    assert accepted.ulimits["nofile"] == (1024, 4096)
+
+
+def test_a_notice_is_usr1_unless_it_says_otherwise() -> None:
+    body = _request(["--time-limit", "1h", "--notice", "90"], ("true",), {})
+    assert body["notice"] == {"signal": 10, "seconds": 90.0}
+    assert values.format_notice(body["notice"]) == "USR1 1m30s before"
+
+
+@given(st.text(max_size=12))
+@pytest.mark.parametrize("parse", [values.gpus, values.label, values.ulimit, values.notice, values.mount])
+def test_any_text_is_a_value_or_one_clear_error(parse: Callable[[str], object], text: str) -> None:
+    with contextlib.suppress(UsageError, argparse.ArgumentTypeError):
+        parse(text)
+
+
 def test_what_is_not_said_is_left_to_the_host() -> None:
     body = _request([], ("true",), {})
     assert (body["cores"], body["memory"], body["mounts"], body["privileged"]) == (1.0, 0, None, None)
@@ -203,8 +295,6 @@ def test_what_is_not_said_is_left_to_the_host() -> None:
 
 
 def test_the_request_is_one_that_the_host_accepts() -> None:
-    from hakuriver.wire import SubmitRequest
-
     body = _request(["--mount", "/a:/b", "--env", "A=1"], ("true",), {"PATH": "/bin"})
     assert SubmitRequest.model_validate_json(json.dumps(body)).command == ["true"]
 
@@ -220,7 +310,7 @@ def test_every_command_has_short_help(name: str, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert left.value.code == 0
     assert shown.startswith(f"usage: hakuriver {name}")
-    assert len(shown.splitlines()) < 60
+    assert len(shown.splitlines()) < 64
 
 
 @pytest.mark.parametrize("group", sorted(commands.groups()))
@@ -244,6 +334,9 @@ def test_unknown_verbs_never_get_through() -> None:
         "run -- true",
         "nodes",
         "task kill 1",
+        "task submit --sweep -- true span:{1..5}",
+        "task explain 1",
+        "node drain n1",
         "down",
     ],
 )

@@ -214,6 +214,18 @@ def test_first_interrupt_is_the_tasks_the_second_kills(cluster: Cluster) -> None
     assert cluster.ok("task", "show", "@last")["state"] == "killed"
 
 
+def test_term_is_the_tasks_too(cluster: Cluster) -> None:
+    polite = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    for command, code in ((polite, 3), ("echo ready; exec sleep 60", 128 + 15)):
+        running = cluster.start("run", "--cores", "0", "--", "sh", "-c", command)
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        running.send_signal(signal.SIGTERM)
+        out, _ = running.communicate(timeout=20)
+        assert (out, running.returncode) == (b"bye\n" if code == 3 else b"", code)
+        assert cluster.ok("task", "show", "@last")["state"] == "failed"
+
+
 def test_a_closed_standard_input_is_an_empty_one(cluster: Cluster) -> None:
     line = [HAKURIVER, "--state-dir", str(cluster.folder), "run", "-i", "--cores", "0", "--", "wc", "-c"]
     done = subprocess.run(
@@ -246,15 +258,18 @@ def test_a_long_range_is_killed_quickly(cluster: Cluster) -> None:
     cluster.wait(before)
 
 
-def test_interrupting_what_still_waits_takes_it_out_of_the_queue(cluster: Cluster) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_what_still_waits_takes_it_out_of_the_queue(
+    cluster: Cluster, number: signal.Signals
+) -> None:
     blocker = cluster.submit("sleep", "60", flags=["--cores", "2"])
     cluster.running(blocker)
     running = cluster.start("run", "--", "true")
     assert running.stderr is not None
     running.stderr.readline()
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     running.communicate(timeout=20)
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     assert cluster.ok("task", "show", "@last")["state"] == "killed"
     cluster.ok("task", "kill", str(blocker))
     cluster.wait(blocker)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import docker
@@ -23,9 +24,10 @@ class OwnEngine:
     Never in the namespace of the machine: an engine without a bridge removes the other engine's bridge.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, environ: Mapping[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hk-engine-"))  # short: its sockets lie deep inside
         self._flags = flags
+        self._environ = dict(environ or os.environ)
         self._process: subprocess.Popen[bytes] | None = None
         (self._folder / "daemon.json").write_text("{}")
 
@@ -45,7 +47,9 @@ class OwnEngine:
         words += ["--pidfile", str(self._folder / "pid"), "-H", self.url, "--bridge=none", "--iptables=false"]
         words += ["--ip6tables=false", "--ip-forward=false", "--ip-masq=false", *self._flags]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ
+            )
         eventually(self._answers, timeout=60, what="the engine's start")
         return self
 

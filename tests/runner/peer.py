@@ -166,7 +166,7 @@ class Host:
         )
 
 
-_START = """
+START = """
 import sys, json
 from pathlib import Path
 from hakuriver import config, statedir
@@ -219,7 +219,7 @@ class Runner:
                     *self.prefix,
                     sys.executable,
                     "-c",
-                    _START,
+                    START,
                     str(self.state),
                     self.host.url,
                     json.dumps(flags),
@@ -255,8 +255,8 @@ class Runner:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         groups = cgroups.find(self.host.registrations[-1]["runner"]) if self.host.registrations else None
-        if groups is not None:
-            for each in (*groups.parent.glob("*.*"), groups.parent):
+        for parent in filter(None, (groups.memory, groups.cpu) if groups is not None else ()):
+            for each in (*parent.path.glob("*.*"), parent.path):
                 with contextlib.suppress(OSError):
                     each.rmdir()
 

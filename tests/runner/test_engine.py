@@ -119,7 +119,7 @@ def test_gone_containers_gone_images_and_an_engine_that_comes_late(tmp_path: Pat
         engine.client.containers.get(name(gone)).remove(force=True)
         engine.stop()
         runner.start()
-        assert host.registrations[-1]["facts"]["unavailable"] == {"docker": "no Docker engine runs here"}
+        assert host.registrations[-1]["facts"]["unavailable"]["docker"] == "no Docker engine runs here"
         late = box(runner, "sh", "-c", "exit 4")
         assert host.state(late, "preparing")["reason"] == "no Docker engine runs here"
         engine.start()
@@ -150,3 +150,25 @@ def test_another_boot_means_lost_for_containers_too(tmp_path: Path) -> None:
 def test_a_stop_of_the_engine_never_counts_as_completed() -> None:
     end = End(exit_code=0, ended_at=datetime.now(UTC), cut="engine_stopped: it was stopped")
     assert judge(end, None, 0).state is State.FAILED
+
+
+def test_a_pause_that_the_engine_refuses_is_visible_and_tried_again(tmp_path: Path) -> None:
+    mended, runtime = tmp_path / "mended", tmp_path / "runtime"
+    runtime.write_text(
+        "#!/bin/sh\n"
+        f"if [ ! -e {mended} ]; then\n"
+        '  for word; do [ "$word" != pause ] || { echo "the freezer is broken" >&2; exit 1; }; done\n'
+        'fi\nexec runc "$@"\n'
+    )
+    runtime.chmod(0o755)
+    with lab(tmp_path, "--add-runtime", f"stiff={runtime}", "--default-runtime", "stiff") as (_, runner):
+        task = box(runner, "sleep", "60")
+        runner.host.state(task, "running")
+        runner.intend(task, "pause", 1)
+        refused = runner.host.wait(lambda: next((r for r in runner.host.of(task) if r["reason"]), None))
+        assert refused["state"] == "running"
+        assert refused["reason"].startswith("the engine can't pause it: ")
+        assert refused["reason"].endswith("; trying again")
+        mended.touch()
+        assert runner.host.state(task, "paused")["reason"] == ""
+        runner.kill(task, 2, grace=0)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from daemons.runner.shim.lease import Fence, decode_lease, encode_lease
 from daemons.runner.shim.proc import boot_id, boottime
-from hakuriver.errors import CannotFit
 from tests.runner.peer import Host, Runner, eventually
 from tests.runner.test_survival import forkserver, parent, status
 
@@ -144,9 +143,3 @@ def test_nothing_fenced_starts_without_a_lease(crew: Runner, tmp_path: Path) -> 
     crew.host.down = False
     assert "heartbeat" in crew.host.state(spec.task, "preparing")["reason"]
     assert crew.host.end(spec.task)["state"] == "completed"
-
-
-def test_containers_have_no_fence_and_say_so(crew: Runner) -> None:
-    with pytest.raises(CannotFit, match="fence") as caught:
-        crew.submit("true", executor="docker", image="any", fenced=True)
-    assert caught.value.instance_code == "no_fence"

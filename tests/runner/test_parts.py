@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemons.runner import cgroups, logs
-from daemons.runner.agent import pick_cpus
+from daemons.runner.cpus import pick_cpus
 from daemons.runner.model import End, Wish, judge
 from daemons.runner.probes import numa, system
 from daemons.runner.shim.status import BLOCK, decode_status, encode_status
@@ -125,18 +125,21 @@ def test_numa_nodes_from_sysfs(tmp_path: Path) -> None:
     assert numa.nodes(tmp_path / "nothing") == []
 
 
-def test_a_memory_group_of_version_2(tmp_path: Path) -> None:
+def test_a_group_of_version_2(tmp_path: Path) -> None:
     """As files: this shows what is written where, the kernel's part is proved where it offers version 2."""
-    groups = cgroups.MemoryGroups(tmp_path, unified=True)
-    group = groups.make("7.1", 2**26)
+    parent = cgroups.Parent(tmp_path, unified=True)
+    made = cgroups.Groups(parent, parent).make("7.1", memory=2**26, cores=0.5)
+    assert made.paths == [str(tmp_path / "7.1")]
+    group = Path(made.paths[0])
     assert (group / "memory.max").read_text() == str(2**26)
     assert (group / "memory.swap.max").read_text() == "0"
     assert (group / "memory.oom.group").read_text() == "1"
-    assert groups.oom_file(group).name == "memory.events"
+    assert made.oom_file == str(group / "memory.events")
+    assert (group / "cpu.max").read_text() == "50000 100000"
 
 
 def test_no_groups_without_hierarchies() -> None:
-    assert cgroups.find("x" * 32, mountinfo="", own="") is None
+    assert cgroups.find("x" * 32, mountinfo="", own="") == cgroups.Groups(None, None)
 
 
 def test_usage_is_of_this_machine(tmp_path: Path) -> None:

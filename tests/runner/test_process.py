@@ -64,7 +64,8 @@ def test_the_environment_is_built_not_inherited(shared_runner: Runner) -> None:
     )
     assert "SECRET_OF_THE_DAEMON" not in variables
     assert variables["MINE"] == "grüße"
-    assert variables["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    tools = shared_runner.layout.runner / "bin"
+    assert variables["PATH"] == f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{tools}"
     assert variables["HAKURIVER_TASK_ID"] == str(task)
     assert variables["HAKURIVER_ATTEMPT"] == "1"
     assert variables["HAKURIVER_NODE"] == "n1"

@@ -111,3 +111,32 @@ def test_length_is_the_number_of_runs(axes: list[list[str]]) -> None:
     found = sweep.parse([f"span:[{','.join(values)}]" for values in axes])
     assert list(found.runs()) == list(itertools.product(*axes))
     assert len(found) == len(list(found.runs()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        (["--lr=span:[1,2]", "-s=span:{1..2}"], ["lr", "s"]),
+        (["--lr", "span:[1,2]"], ["lr"]),
+        (["train.py", "span:{1..2}", "span:{A..B}"], ["span:{1..2}", "span:{A..B}"]),
+        (["--size=span:{1..2}xspan:{3..4}"], ["size", "span:{3..4}"]),
+        (["--lr=span:1", "--lr=span:2", "span:1", "span:2"], ["lr", "span:1…2"]),
+        (["x-span:1"], ["x-span:1"]),
+    ],
+)
+def test_an_axis_is_called_like_its_option(arguments: list[str], labels: list[str]) -> None:
+    assert [axis.label for axis in sweep.parse(arguments).axes] == labels
+
+
+def test_a_summary_counts_axes_and_runs() -> None:
+    found = sweep.parse(["--lr=span:[1,2]", "--seed=span:{1..5}"])
+    assert found.summary("task") == "lr: 2 values × seed: 5 values = 10 tasks"
+    assert found.summary("task", 3) == "lr: 2 values × seed: 5 values × 3 targets = 30 tasks"
+    assert sweep.parse(["--x=span:{1..1}"]).summary("run") == "x: 1 value = 1 run"
+    assert sweep.parse(["true"]).summary("run") == "1 run"
+
+
+def test_numbers_are_whole_arguments_of_number_ranges() -> None:
+    arguments = ["f", "span:{1..2}", "x=span:{1..2}", "span:[1,2]", "span:{A..B}", "5", "span:{01..02}"]
+    assert sweep.parse(arguments).numbers() == {1, 6}
+    assert sweep.parse(["f", "span:1", "span:2", "span:A", "span:x"]).numbers() == {1}

@@ -10,7 +10,7 @@ from daemons.host.context import Host
 from daemons.host.logs import Ranged
 from daemons.host.routes import query
 from hakuriver.errors import NotFound
-from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE
+from hakuriver.paths import HEADER_ENDED, HEADER_NOTE, HEADER_OFFSET, HEADER_SIZE
 from hakuriver.wire import Stream
 
 MAX_READ = 2**20
@@ -40,6 +40,8 @@ def handlers(host: Host) -> dict[str, Handler]:
             HEADER_SIZE: str(piece.size),
             HEADER_ENDED: "1" if piece.ended else "0",
         }
+        if piece.note:
+            headers[HEADER_NOTE] = piece.note.encode("ascii", "replace").decode()
         return Response(piece.data, media_type="application/octet-stream", headers=headers)
 
     return {"logs": logs}

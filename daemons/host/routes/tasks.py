@@ -9,17 +9,16 @@ from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from daemons.common.web import Handler, Principal, read_body, read_bytes, validate
-from daemons.host import intents, listing, losses, submit
+from daemons.common.web import Handler, Principal, read_body, read_bytes
+from daemons.host import intents, listing, losses
 from daemons.host.context import Host
 from daemons.host.routes import query
-from daemons.host.rows import TaskRow, load_tasks, task_view
-from daemons.host.scheduler import NO_NODE, QUEUED
+from daemons.host.rows import TaskRow, load_tasks, task_views
 from daemons.host.schema import task
-from hakuriver.errors import Conflict, HakuRiverError, UsageError
+from hakuriver.errors import Conflict, HakuRiverError
 from hakuriver.lifecycle import State
-from hakuriver.paths import HEADER_IDEMPOTENCY, HEADER_MACHINE, MAX_STDIN, runner_path
-from hakuriver.wire import IntentsRequest, KillRequest, RequeueRequest, SignalRequest, SubmitRequest
+from hakuriver.paths import HEADER_MACHINE, MAX_STDIN, runner_path
+from hakuriver.wire import IntentsRequest, KillRequest, RequeueRequest, SignalRequest, TasksRequest
 
 _LIST = ("state", "node", "owner", "tag", "batch", "kind", "name", "machine", "limit", "cursor")
 _FED = frozenset({State.RUNNING, State.PAUSED})
@@ -47,17 +46,19 @@ def handlers(host: Host) -> dict[str, Handler]:
             await host.store.read(lambda connection: listing.page(connection, wanted, limit, before))
         )
 
-    async def submit_tasks(request: Request, principal: Principal) -> Response:
-        body = await read_bytes(request)
-        given = validate(SubmitRequest, body)
-        return _json(await _submit(host, request, principal, body, given), 201)
-
     async def show(request: Request, _: Principal) -> Response:
         number = query.task_id(request)
-        view = await host.store.read(lambda connection: task_view(connection, number, attempts=True))
-        if view is None:
+        views = await host.store.read(lambda connection: task_views(connection, [number]))
+        if number not in views:
             raise intents.no_task(number)
-        return _json(view)
+        return _json(views[number])
+
+    async def show_many(request: Request, _: Principal) -> Response:
+        given = await read_body(request, TasksRequest)
+        views = await host.store.read(lambda connection: task_views(connection, given.tasks))
+        return _json(
+            _many_view(given.tasks, [views.get(each) or intents.no_task(each) for each in given.tasks])
+        )
 
     async def kill(request: Request, principal: Principal) -> Response:
         number = query.task_id(request)
@@ -76,16 +77,14 @@ def handlers(host: Host) -> dict[str, Handler]:
     async def requeue(request: Request, principal: Principal) -> Response:
         number = query.task_id(request)
         given = await read_body(request, RequeueRequest)
-        rows = await host.store.read(lambda connection: load_tasks(connection, [number]))
-        left = host.losses.lease_left(rows[0].node if rows else None)
-        move = losses.Move(principal.subject, given.force, left)
-        return _json((await host.store.write(lambda tx: losses.requeue(tx, number, move))).view)
+        return _json(await _requeue(host, number, principal.subject, force=given.force))
 
     async def many(request: Request, principal: Principal) -> Response:
         given = await read_body(request, IntentsRequest)
         ask = intents.Ask(given.verb, principal.subject, _grace(given), given.delay)
         outcomes = await host.store.write(lambda tx: intents.carry_out(tx, given.tasks, ask))
-        return _json(_intents_view(given.tasks, outcomes))
+        views = [each if isinstance(each, HakuRiverError) else each.view for each in outcomes]
+        return _json(_many_view(given.tasks, views))
 
     async def send_signal(request: Request, _: Principal) -> Response:
         number = query.task_id(request)
@@ -119,8 +118,8 @@ def handlers(host: Host) -> dict[str, Handler]:
 
     return {
         "tasks": tasks,
-        "submit": submit_tasks,
         "task": show,
+        "show": show_many,
         "kill": kill,
         "unkill": unkill,
         "pause": pause,
@@ -132,39 +131,19 @@ def handlers(host: Host) -> dict[str, Handler]:
     }
 
 
-async def _submit(
-    host: Host, request: Request, principal: Principal, body: bytes, given: SubmitRequest
-) -> str:
-    owner = principal.subject
-    key = request.headers.get(HEADER_IDEMPOTENCY, "")
-    if len(key) > 200:
-        raise UsageError(f"{HEADER_IDEMPOTENCY} is longer than 200 characters")
-    coming = max(1, len(given.targets))
-    taken = host.ledger.queue.owners[owner] + host.submitting[owner]
-    rooms = host.nodes.rooms()
-    first = not rooms and not host.ledger.queue and not host.submitting.total()
-    submission = submit.Submission(
-        request=given,
-        owner=owner,
-        machine=_machine(request),
-        key=key,
-        digest=submit.digest(body),
-        rooms=rooms,
-        unavailable=host.nodes.unavailable(),
-        policy=host.policy,
-        room=host.settings.limits.max_queued - taken,
-        reason=NO_NODE if first else QUEUED,
-    )
-    host.submitting[owner] += coming
-    try:
-        return await host.store.write(lambda tx: submit.store_submission(tx, submission))
-    finally:
-        host.submitting[owner] -= coming
+async def _requeue(host: Host, number: int, by: str, *, force: bool) -> str:
+    rows = await host.store.read(lambda connection: load_tasks(connection, [number]))
+    left = host.losses.lease_left(rows[0].node if rows else None)
+    move = losses.Move(by, force, left, host.recovery.keeps(number))
+    moved = await host.store.write(lambda tx: losses.requeue(tx, number, move))
+    if force:
+        await host.recovery.release(number)
+    return moved.view
 
 
-def _intents_view(numbers: Sequence[int], outcomes: Sequence[TaskRow | HakuRiverError]) -> str:
+def _many_view(numbers: Sequence[int], outcomes: Sequence[str | HakuRiverError]) -> str:
     """``views.IntentsView`` as JSON text."""
-    items = [each.view for each in outcomes if isinstance(each, TaskRow)]
+    items = [each for each in outcomes if isinstance(each, str)]
     refused = [
         {"id": number, "status": each.http_status, **each.to_json()}
         for number, each in zip(numbers, outcomes, strict=True)

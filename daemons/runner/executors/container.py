@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import docker
-from docker.types import LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
+from daemons.runner import binding
 from daemons.runner.environment import container_variables
 from daemons.runner.executors.engine import LABEL_ATTEMPT, LABEL_CLUSTER, LABEL_RUNNER
 from daemons.runner.model import Attempt
-from hakuriver.errors import POLICY, CannotFit, NotAllowed, UsageError
+from hakuriver.errors import POLICY, NotAllowed, UsageError
 from hakuriver.wire import AttemptSpec, NumaFacts
 from hakuriver.wire import Mount as WireMount
 
@@ -37,6 +39,8 @@ class Rules:
     additional_mounts: tuple[str, ...]
     cpus: float
     numa: tuple[NumaFacts, ...]
+    has_gpus: Callable[[], bool]
+    hakurun: Path
 
 
 def name_of(attempt: Attempt) -> str:
@@ -56,8 +60,7 @@ def check(spec: AttemptSpec, rules: Rules) -> None:
             hint="[policy] allow_privileged = true on that node allows them",
             code=POLICY,
         )
-    if spec.numa is not None and all(each.id != spec.numa for each in rules.numa):
-        raise CannotFit(f"node {rules.node} has no NUMA node {spec.numa}")
+    binding.check(spec, rules.numa, rules.node)
     mounts(spec, rules)
 
 
@@ -108,18 +111,20 @@ def request(
         "name": name_of(attempt),
         "entrypoint": argv[:1],
         "command": argv[1:],
-        "environment": container_variables(spec, node=rules.node),
+        "environment": container_variables(spec, node=rules.node, gpus=rules.has_gpus()),
         "working_dir": spec.workdir,
         "labels": {
             LABEL_CLUSTER: attempt.cluster,
             LABEL_RUNNER: rules.runner,
             LABEL_ATTEMPT: attempt.name,
         },
-        "host_config": api.create_host_config(**_limits(spec, rules), **_host(attempt, rules, wrapped, init)),
+        "host_config": api.create_host_config(
+            **_limits(spec, rules), **_binding(attempt, rules), **_host(attempt, image, rules, wrapped, init)
+        ),
     }
 
 
-def _host(attempt: Attempt, rules: Rules, wrapped: bool, init: bool) -> dict[str, Any]:
+def _host(attempt: Attempt, image: dict[str, Any], rules: Rules, wrapped: bool, init: bool) -> dict[str, Any]:
     spec = attempt.spec
     own = [Mount("/.hakuriver", str(rules.attempts / attempt.name / "io"), type="bind")] if wrapped else []
     own += [
@@ -127,12 +132,15 @@ def _host(attempt: Attempt, rules: Rules, wrapped: bool, init: bool) -> dict[str
         Mount("/local_temp", str(rules.temp), type="bind"),
     ]
     asked = mounts(spec, rules)
+    own += _hakurun(image, rules, asked)
     taken = {each["Target"] for each in asked}
     return {
         "mounts": [each for each in own if each["Target"] not in taken] + asked,
         "init": init,
+        "restart_policy": {"Name": "no"},  # whoever sees it dead must be right for ever
         "privileged": rules.privileged if spec.privileged is None else spec.privileged,
         "log_config": LogConfig(type="none") if wrapped else LogConfig(type="json-file"),
+        **({"network_mode": "none"} if spec.private_network else {}),
     }
 
 
@@ -142,9 +150,32 @@ def _limits(spec: AttemptSpec, rules: Rules) -> dict[str, Any]:
         found["nano_cpus"] = int(max(0.01, min(spec.cores, rules.cpus)) * 10**9)
     if spec.memory:
         found |= {"mem_limit": spec.memory, "memswap_limit": spec.memory, "shm_size": spec.memory // 2}
-    if spec.shm_size:
+    if spec.shm_size is not None:
         found["shm_size"] = spec.shm_size
-    if spec.numa is not None:
-        near = next(each for each in rules.numa if each.id == spec.numa)
-        found |= {"cpuset_cpus": ",".join(map(str, near.cpus)), "cpuset_mems": str(spec.numa)}
+    if spec.ulimits:
+        found["ulimits"] = [
+            Ulimit(name=name, soft=soft, hard=hard) for name, (soft, hard) in spec.ulimits.items()
+        ]
     return found
+
+
+def _binding(attempt: Attempt, rules: Rules) -> dict[str, Any]:
+    """The CPUs, the memory and the GPUs that are its own; GPUs by UUID, as no counting can confuse."""
+    spec, found = attempt.spec, dict[str, Any]()
+    if attempt.cpus:
+        found["cpuset_cpus"] = ",".join(map(str, attempt.cpus))
+    if nodes := binding.memory_nodes(spec, rules.numa):
+        found["cpuset_mems"] = ",".join(map(str, nodes))
+    if spec.gpu_uuids:
+        found["device_requests"] = [DeviceRequest(device_ids=spec.gpu_uuids, capabilities=[["gpu"]])]
+    return found
+
+
+def _hakurun(image: dict[str, Any], rules: Rules, asked: list[Mount]) -> list[Mount]:
+    """Our own program, on the image's PATH; not below a mount of the task, where it would leave a file."""
+    variables = dict(each.partition("=")[::2] for each in (image.get("Config") or {}).get("Env") or ())
+    path = [each for each in variables.get("PATH", "").split(":") if each.startswith("/")]
+    target = Path("/usr/local/bin" if "/usr/local/bin" in path or not path else path[-1]) / "hakurun"
+    if any(target.is_relative_to(each["Target"]) for each in asked):
+        return []
+    return [Mount(str(target), str(rules.hakurun), type="bind", read_only=True)]

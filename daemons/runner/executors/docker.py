@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from daemons.runner.executors import container
 from daemons.runner.executors.container import NO_CLAIM, Rules, name_of
 from daemons.runner.executors.engine import Engine, EngineAway
 from daemons.runner.executors.enginelogs import LogFetcher
+from daemons.runner.executors.fences import Fences
 from daemons.runner.folders import prepare, take_claim
 from daemons.runner.model import Attempt, End, TryLater, Work
 from daemons.runner.threads import Threads
@@ -24,14 +26,18 @@ from hakuriver.errors import CannotFit, Conflict, Unreachable
 log = Log("docker")
 LOOK_AGAIN = 30.0  # the engine's events and its periodic inspection wake us long before
 IN_DOUBT = 10.0  # seconds in which a start that may be on its way is waited for
+NOT_BY_ITSELF = (137, 255)  # exit codes of containers that were killed, and whose end no engine saw
 
 
 class DockerExecutor:
     """Runs attempts in containers of one engine."""
 
-    def __init__(self, engine: Engine, rules: Rules, threads: Threads, *, boot_id: str) -> None:
+    def __init__(
+        self, engine: Engine, rules: Rules, fences: Fences, threads: Threads, *, boot_id: str
+    ) -> None:
         self._engine = engine
         self._rules = rules
+        self._fences = fences
         self._threads = threads
         self._boot_id = boot_id
         self._init = True  # docker-init as the first process, until the engine says that it has none
@@ -43,9 +49,10 @@ class DockerExecutor:
 
     def check(self, attempt: Attempt) -> None:
         container.check(attempt.spec, self._rules)
-        if attempt.spec.fenced:
+        missing = self._fences.impossible() if attempt.spec.fenced else None
+        if missing is not None:
             raise CannotFit(
-                f"node {self._rules.node} has no fence for containers: they can't move when it is lost",
+                f"node {self._rules.node} can't fence containers: {missing}",
                 hint="use --on-node-loss keep, or a process task",
                 code="no_fence",
             )
@@ -61,10 +68,17 @@ class DockerExecutor:
                 if refused is not None:
                     return refused
         fetcher = None if work.attempt.handle["wrapped"] else self._fetcher(work.attempt)
+        holding = asyncio.create_task(self._hold_fence(work.attempt))
         try:
             return await self._follow(work, fetcher)
         finally:
+            holding.cancel()
             self._engine.forget(work.attempt.handle["container"])
+
+    async def _hold_fence(self, attempt: Attempt) -> None:
+        """Keep the fence up while the attempt lives; another boot ended it without any."""
+        if attempt.spec.fenced and attempt.boot_id == self._boot_id:
+            await self._fences.hold(attempt)
 
     def _fetcher(self, attempt: Attempt) -> LogFetcher:
         folder = self._rules.attempts / attempt.name / "io"
@@ -75,6 +89,8 @@ class DockerExecutor:
     async def _start(self, work: Work) -> End | None:
         """Create and start; an End when it can't be started."""
         attempt = work.attempt
+        if attempt.spec.fenced:
+            await self._fences.require_lease()
         image = await self._image(attempt)
         try:
             await self._threads.call(self._prepare, attempt)
@@ -84,6 +100,8 @@ class DockerExecutor:
             found, wrapped = await self._create(attempt, image)
         except APIError as error:
             return End(error=f"the engine refuses the container: {error.explanation}", ended_at=_now())
+        if attempt.spec.fenced and not await self._fences.stand(attempt, found, wrapped=wrapped):
+            return await self._never_ran(attempt, "the lease of this node was over before it started")
         self._engine.ending(found)
         await work.save(attempt.handle | {"container": found, "wrapped": wrapped, "start_sent": True})
         if attempt.kill_wanted:
@@ -196,6 +214,8 @@ class DockerExecutor:
             try:
                 info = await self._inspect(attempt)
             except EngineAway:
+                if fetcher is None and (end := await self._fenced(attempt)) is not None:
+                    return end
                 await asyncio.sleep(1)
                 continue
             if info is None:
@@ -228,6 +248,9 @@ class DockerExecutor:
 
     async def _settle_doubt(self, attempt: Attempt) -> End | None:
         """A container that should have started and didn't: make sure that it never will."""
+        fenced = await self._fenced(attempt)
+        if fenced is not None:
+            return fenced
         if attempt.handle["wrapped"] and not await self._take_claim(attempt):
             return None
         try:
@@ -237,6 +260,9 @@ class DockerExecutor:
         return End(never_ran="the engine lost the start of its container", ended_at=_now())
 
     async def _gone(self, attempt: Attempt) -> End:
+        fenced = await self._fenced(attempt)
+        if fenced is not None:
+            return fenced
         if attempt.handle["wrapped"] and await self._take_claim(attempt):
             return End(never_ran="its container is gone and never ran", ended_at=_now())
         return End(lost="its container is gone", ended_at=_now())
@@ -246,6 +272,9 @@ class DockerExecutor:
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         if attempt.boot_id != self._boot_id and finished.timestamp() >= booted:
             return End(lost="node_rebooted: the machine was restarted while it ran", ended_at=finished)
+        fenced = await self._fenced(attempt, code)
+        if fenced is not None:
+            return replace(fenced, started_at=started, ended_at=finished)
         if attempt.handle["wrapped"] and code == NO_CLAIM and await self._take_claim(attempt):
             return End(error="its start can't be recorded (is the node's disk full?)", ended_at=finished)
         oom = bool(state.get("OOMKilled"))
@@ -260,6 +289,20 @@ class DockerExecutor:
             started_at=started,
             ended_at=finished,
         )
+
+    async def _fenced(self, attempt: Attempt, code: int | None = None) -> End | None:
+        """The end that its fence made of it; ``code`` is the container's, None where nobody knows it."""
+        if not attempt.spec.fenced:
+            return None
+        look = self._fences.verdict if code in NOT_BY_ITSELF else self._fences.work_of
+        done = await look(attempt)
+        if done is None:
+            return None
+        if done.never_ran:
+            return End(never_ran=f"fenced before it started: {done.reason}", ended_at=_now())
+        if not done.killed or (not done.dead if code is None else code not in NOT_BY_ITSELF):
+            return None
+        return End(lost=f"fenced: {done.reason}", ended_at=_now())
 
     async def _inspect(self, attempt: Attempt) -> dict[str, Any] | None:
         try:
@@ -280,21 +323,40 @@ class DockerExecutor:
         await asyncio.sleep(grace)
         await self._send(attempt, "SIGKILL")
 
-    async def fence_lives(self, attempt: Attempt) -> bool:  # noqa: ARG002
+    async def fence_lives(self, attempt: Attempt) -> bool:
+        return await self._fences.lives(attempt)
+
+    @property
+    def keeps_time(self) -> bool:
         return False
 
-    async def pause(self, attempt: Attempt) -> None:
-        await self._pausing(attempt, "pause", already="already paused")
+    @property
+    def by_quota(self) -> bool:
+        return True
 
-    async def resume(self, attempt: Attempt) -> None:
-        await self._pausing(attempt, "unpause", already="not paused")
+    async def pause(self, attempt: Attempt) -> bool:
+        return await self._pausing(attempt, "pause", already="already paused")
 
-    async def _pausing(self, attempt: Attempt, verb: str, *, already: str) -> None:
+    async def resume(self, attempt: Attempt) -> bool:
+        return await self._pausing(attempt, "unpause", already="not paused")
+
+    async def _pausing(self, attempt: Attempt, verb: str, *, already: str) -> bool:
         try:
             await self._ask(attempt, verb)
         except APIError as error:
             if already not in str(error.explanation):
                 raise Conflict(f"the engine can't {verb} it: {error.explanation}") from error
+            return False
+        return True
+
+    async def move(self, attempt: Attempt, before: list[int], after: list[int]) -> None:  # noqa: ARG002
+        cpus, found = ",".join(map(str, after)), attempt.handle["container"]
+        try:
+            await self._engine.call(lambda api: api.update_container(found, cpuset_cpus=cpus))
+        except APIError as error:
+            raise Conflict(f"the engine can't move it to CPUs {cpus}: {error.explanation}") from error
+        except EngineAway as error:
+            raise Unreachable(str(error)) from error
 
     async def signal(self, attempt: Attempt, number: int) -> None:
         try:
@@ -330,6 +392,8 @@ class DockerExecutor:
             await self._remove(attempt.handle.get("container") or name_of(attempt))
         except (APIError, EngineAway) as error:
             raise Unreachable(f"its container stays: {error}") from error
+        if attempt.spec.fenced:
+            await self._fences.down(attempt)
 
     async def _remove(self, found: str) -> None:
         """Remove a container that doesn't run."""

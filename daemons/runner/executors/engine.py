@@ -14,11 +14,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import docker
 from docker.errors import APIError, DockerException
-from docker.utils import kwargs_from_env
+from docker.utils import kwargs_from_env, parse_host
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
 from daemons.common.log import Log
+from daemons.runner.probes import engines
 from daemons.runner.threads import Threads, until
 
 P = ParamSpec("P")
@@ -59,6 +60,7 @@ class Engine:
             maxlen=64
         )  # when it was not there, and ended everything
         self.unavailable: str | None = "the Docker engine was not looked for yet"
+        self.about: engines.Docker | None = None  # what the last one that was found can
 
     def close(self) -> None:
         if self._stream is not None:
@@ -87,6 +89,7 @@ class Engine:
             await self._threads.call_within(10, api.ping)
             if self._live_restore is None or self._lost_at is not None:
                 facts = await self._threads.call_within(10, api.info)
+                self.about = await self._threads.call_within(10, partial(engines.docker, facts))
                 self._came(live_restore=bool(facts.get("LiveRestoreEnabled")))
             self._api, self.unavailable = api, None
         except (DockerException, RequestException, HTTPError, OSError) as error:
@@ -209,6 +212,15 @@ class Engine:
         event = self.ending(container)
         await until(event, seconds)
         event.clear()
+
+
+def socket_path() -> str | None:
+    """Where the engine of this node listens, None when it doesn't do so on this machine's file system."""
+    try:
+        host = str(parse_host(kwargs_from_env().get("base_url")))
+    except DockerException:
+        return None
+    return host.removeprefix("http+unix://") if host.startswith("http+unix://") else None
 
 
 def _connect() -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 from pathlib import Path
 
 import psutil
 
-from hakuriver.wire import NodeUsage
+from daemons.runner.probes.sysfs import numbers, read
+from hakuriver.wire import CpuFacts, NodeUsage
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 
@@ -27,7 +30,7 @@ def cores(
 def _quotas(root: Path, own: str | None) -> list[float]:
     """CPUs granted by each group above this process, of either version."""
     found: list[float] = []
-    for line in (own if own is not None else _read(Path("/proc/self/cgroup"))).splitlines():
+    for line in (own if own is not None else read(Path("/proc/self/cgroup"))).splitlines():
         number, controllers, path = line.split(":", 2)
         names = controllers.split(",")
         if number == "0":
@@ -47,20 +50,30 @@ def _quotas(root: Path, own: str | None) -> list[float]:
 
 
 def _quota(group: Path) -> list[float]:
-    parts = _read(group / "cpu.max").split() or [
-        *_read(group / "cpu.cfs_quota_us").split(),
-        *_read(group / "cpu.cfs_period_us").split(),
+    parts = read(group / "cpu.max").split() or [
+        *read(group / "cpu.cfs_quota_us").split(),
+        *read(group / "cpu.cfs_period_us").split(),
     ]
     if len(parts) != 2 or not all(part.isdigit() for part in parts) or parts[1] == "0":
         return []
     return [max(0.01, int(parts[0]) / int(parts[1]))]
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("ascii")
-    except OSError:
-        return ""
+def cpu(root: Path = Path("/sys/devices/system/cpu"), info: Path = Path("/proc/cpuinfo")) -> CpuFacts | None:
+    """Sockets, cores and threads that are online; None where the kernel doesn't tell."""
+    online = numbers(root / "online")
+    if not online:
+        return None
+    sockets: set[str] = set()
+    cores: set[str] = set()
+    for number in online:
+        folder = root / f"cpu{number}" / "topology"
+        sockets.add(read(folder / "physical_package_id") or "0")
+        siblings = read(folder / "core_cpus_list") or read(folder / "thread_siblings_list")
+        cores.add(siblings or str(number))
+    named = re.search(r"^(?:model name|Model|cpu model|cpu)\s*:\s*(.+)$", read(info), re.MULTILINE)
+    model = named[1].strip() if named else platform.machine()
+    return CpuFacts(model=model, sockets=len(sockets), cores=len(cores), threads=len(online))
 
 
 def memory() -> int:

@@ -10,6 +10,9 @@ The fork server puts itself in the background and listens on a UNIX socket; one 
 
 A task whose shim was killed falls to the fork server, which keeps it with the same code.
 
+``{"op": "fence", "name": "7.1"}`` forks the *fence* of a container instead: it watches the lease and ends the
+container when that is over. A fence that was killed is replaced by the fork server.
+
 It is started without site-packages and imports the standard library and itself, nothing else and nothing
 late: it starts in milliseconds, every task pays for what it holds, and it outlives the files it came from.
 """

@@ -27,9 +27,9 @@ def open_attempt(attempts: int, name: str) -> int:
     return folder
 
 
-def read_order(folder: int) -> dict[str, Any]:
+def read_order(folder: int, name: str = "order.json") -> dict[str, Any]:
     """What the runner wrote down for the shim; raises OSError, ValueError."""
-    file = os.open("order.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     with os.fdopen(file, "rb") as reader:
         found: dict[str, Any] = json.load(reader)
     return found

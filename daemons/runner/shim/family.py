@@ -1,6 +1,6 @@
 """All processes of one attempt, whatever they did to get away, and signals to them."""
 
-# ruff: noqa: PTH123  (see proc.py)
+# ruff: noqa: PTH123, PTH208  (see proc.py)
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ class Family:
             return tree(children(os.getpid()))
         roots = [self._pid] if self.leader_lives() else []
         return tree(roots + [pid for pid in children(os.getpid()) if self._marked(pid)])
+
+    def threads(self) -> list[int]:
+        """Every thread of every member."""
+        found: list[int] = []
+        for pid in self.members():
+            with contextlib.suppress(OSError):
+                found += map(int, os.listdir(f"/proc/{pid}/task"))
+        return found
 
     def leader_lives(self) -> bool:
         facts = process(self._pid)

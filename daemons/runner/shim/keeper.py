@@ -10,8 +10,10 @@ import socket
 import time
 from typing import Any
 
+from daemons.runner.shim.binding import move
 from daemons.runner.shim.family import Family
 from daemons.runner.shim.lease import Fence
+from daemons.runner.shim.limit import TimeLimit
 from daemons.runner.shim.memory import WATCH_INTERVAL, MemoryWatch, oom_kills
 from daemons.runner.shim.proc import boottime
 from daemons.runner.shim.sockets import Clients, listen, say
@@ -43,6 +45,7 @@ class Keeper:
         self._family = Family(self.pid, status["start"], shim=shim, env=order["env"])
         self._memory = MemoryWatch(order.get("watch_memory") or 0, self._family.members)
         self._fence = Fence(folder, status["lease"]) if order.get("fenced") else None
+        self._limit = TimeLimit(order["limit"], status["limit"]) if order.get("limit") else None
         self._stdin = Stdin(stdin)
         self._kill_at: float | None = None
         self._term_sent = False
@@ -105,6 +108,8 @@ class Keeper:
             if over and not self.status["fenced"]:
                 self.status |= {"fenced": True, "no_lease_for": over}
                 self._kill_at = now
+        if self._limit is not None:
+            due = min(due, now + self._keep_limit(self._limit))
         if self.orphan:
             if not self._family.leader_lives():
                 self.reaped(None)
@@ -115,6 +120,40 @@ class Keeper:
             return min(due, self._kill_at)
         self._family.signal(signal.SIGKILL)
         return now + 0.05
+
+    def _keep_limit(self, limit: TimeLimit) -> float:
+        """Warn and end the task in time; returns seconds after which to look again."""
+        clock = boottime()
+        if limit.notice_due(clock) and self._kill_at is None:
+            self._family.signal(limit.signal)
+            limit.kept["noticed"] = True
+            self._write()
+        if limit.end_due(clock) and self._kill_at is None and self._family.leader_lives():
+            limit.kept["over"] = limit.kept["over"] or clock
+            self._write()
+            self._end_all(limit.grace)
+        return limit.wait(clock)
+
+    def _stand_still(self) -> None:
+        self._family.signal(signal.SIGSTOP)
+        if self._limit is not None:
+            self._limit.pause(boottime())  # after it: in doubt it ran
+            self._write()
+
+    def _go_on(self) -> None:
+        if self._limit is not None:
+            self._limit.resume(boottime())
+            self._write()
+        self._family.signal(signal.SIGCONT)
+
+    def _move(self, before: set[int], after: set[int]) -> dict[str, Any]:
+        """Take all threads to other CPUs, and once more for those that were started meanwhile."""
+        try:
+            for _ in range(2):
+                move(self._family.threads(), before, after)
+        except OSError as error:
+            return {"error": f"the CPUs can't be changed: {error.strerror}"}
+        return {"ok": True}
 
     def _end_all(self, grace: float) -> None:
         """TERM (a paused task must wake up to hear it), and KILL after ``grace`` seconds."""
@@ -176,9 +215,11 @@ class Keeper:
             case "kill":
                 self._end_all(float(message["grace"]))
             case "pause":
-                self._family.signal(signal.SIGSTOP)
+                self._stand_still()
             case "resume":
-                self._family.signal(signal.SIGCONT)
+                self._go_on()
+            case "move":
+                return self._move(set(message["before"]), set(message["after"]))
             case "stdin":
                 return self._stdin.take(message)
             case "fence":

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from daemons.runner.shim.keeper import Keeper
+from daemons.runner.shim.limit import fresh
 from daemons.runner.shim.proc import boot_id, boottime, process
 from daemons.runner.shim.status import Status, store_status
 from daemons.runner.shim.task import become_task
@@ -54,6 +55,7 @@ def _started(pid: int, lease: float) -> Status:
         "lease": lease,
         "fenced": False,
         "no_lease_for": 0.0,
+        "limit": fresh(boottime()),
     }
 
 

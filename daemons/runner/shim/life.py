@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from daemons.runner.shim.claim import CannotStart, open_attempt, read_order, take_claim
+from daemons.runner.shim.keeper import Keeper
 from daemons.runner.shim.launch import launch
 from daemons.runner.shim.lease import Fence
 from daemons.runner.shim.proc import be_reaper, reap
@@ -18,7 +19,7 @@ def live(attempts: int, name: str, client: socket.socket) -> None:
     """Run in the new process of a shim. ``client`` asked for it and is told everything."""
     be_reaper()
     try:
-        folder, order, lease = _take(attempts, name)
+        folder, order, lease = take(attempts, name)
     except CannotStart as error:
         say(client, {"refused": str(error)})
         return
@@ -27,15 +28,21 @@ def live(attempts: int, name: str, client: socket.socket) -> None:
     keeper = launch(selector, folder, order, lease)
     keeper.watch(client)
     say(client, {"status": keeper.status})
+    keep(selector, keeper)
+
+
+def keep(selector: selectors.BaseSelector, keeper: Keeper) -> None:
+    """Until its end is stored; ends of children that came before count, too."""
     while not keeper.done:
-        due = keeper.tick(time.monotonic())
-        wait_for(selector, due)
         for pid, raw in reap():
             if pid == keeper.pid:
                 keeper.reaped(raw)
+        due = keeper.tick(time.monotonic())
+        if not keeper.done:
+            wait_for(selector, due)
 
 
-def _take(attempts: int, name: str) -> tuple[int, dict[str, Any], float]:
+def take(attempts: int, name: str) -> tuple[int, dict[str, Any], float]:
     """The attempt's folder, locked and claimed, its order, and until when it may run if it is fenced; raises
     CannotStart."""
     try:

@@ -1,4 +1,4 @@
-"""The fork server: forks shims, and keeps what they leave when they are killed."""
+"""The fork server: forks shims and fences, and keeps what they leave when they are killed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from daemons.runner.shim.claim import open_attempt, read_order, write_never_ran
+from daemons.runner.shim.fence import stand
 from daemons.runner.shim.keeper import Keeper
 from daemons.runner.shim.life import live
 from daemons.runner.shim.proc import be_reaper, process, reap
@@ -21,6 +24,7 @@ from daemons.runner.shim.sockets import PROTOCOL, Clients, listen, say, server_n
 from daemons.runner.shim.status import read_status
 
 IDLE = 5.0  # seconds without client and attempt after which the fork server ends
+FENCE_PAUSE = 1.0  # seconds that lie at least between a fence and the one that replaces it
 STRAY_MEMORY = 10.0  # seconds for which the end of a child that nobody keeps yet is remembered
 
 
@@ -34,6 +38,8 @@ class Server:
         self._selector = selectors.PollSelector()
         self._clients = Clients(self._selector, self._answer)
         self._shims: dict[int, str] = {}
+        self._fences: dict[int, tuple[str, float]] = {}  # pid → attempt, since when
+        self._fallen: dict[str, float] = {}  # attempt whose fence was killed → when it gets another
         self._adopted: dict[str, Keeper] = {}
         self._strays: dict[int, tuple[int, float]] = {}
         self._open()
@@ -53,11 +59,13 @@ class Server:
         idle_since = time.monotonic()
         while True:
             now = time.monotonic()
-            if self._clients.buffers or self._shims or self._adopted:
+            if self._clients.buffers or self._shims or self._adopted or self._fences or self._fallen:
                 idle_since = now
             elif now - idle_since >= IDLE and self._close():
                 return
-            due = min([now + 1.0, *(keeper.tick(now) for keeper in self._adopted.values())])
+            self._replace_fences(now)
+            ticks = [keeper.tick(now) for keeper in self._adopted.values()]
+            due = min([now + 1.0, *ticks, *self._fallen.values()])
             self._adopted = {name: keeper for name, keeper in self._adopted.items() if not keeper.done}
             wait_for(self._selector, due)
             self._reap()
@@ -78,41 +86,46 @@ class Server:
         name = message.get("name")
         if not isinstance(name, str) or "/" in name or name.startswith("."):
             say(client, {"refused": "no such attempt"})
-        elif message.get("op") == "start":
-            self._start(client, name)
+        elif message.get("op") in ("start", "fence"):
+            self._start(client, name, fence=message["op"] == "fence")
         elif message.get("op") == "adopt":
             say(client, {"adopted": name in self._shims.values() or self._adopt(name)})
 
-    # ---- shims
+    # ---- shims and fences
 
-    def _start(self, client: socket.socket, name: str) -> None:
-        """Fork the shim; from here on the connection is its own."""
+    def _start(self, client: socket.socket, name: str, *, fence: bool) -> None:
+        """Fork a shim or a fence; from here on the connection is its own."""
         try:
-            pid = os.fork()
+            pid = self._fork(client, partial(stand if fence else live, self._attempts, name, client))
         except OSError as error:
             say(client, {"refused": f"no process can be made: {error.strerror}"})
             return
-        if pid == 0:
-            self._live_as_shim(client, name)
-        self._shims[pid] = name
+        if fence:
+            self._fences[pid] = (name, time.monotonic())
+        else:
+            self._shims[pid] = name
         self._clients.drop(client)
 
-    def _live_as_shim(self, client: socket.socket, name: str) -> None:
-        """The new process of a shim; never returns into the server's loop."""
+    def _fork(self, client: socket.socket | None, life: Callable[[], None]) -> int:
+        """A process that lives this life and never returns into our loop; its pid. Raises OSError."""
+        pid = os.fork()
+        if pid != 0:
+            return pid
         code = 1
         try:
             self._let_go(client)
-            live(self._attempts, name, client)
+            life()
             code = 0
-        except Exception:  # noqa: BLE001  its only reader is the log: the fork server keeps the task from here
+        except Exception:  # noqa: BLE001  its only reader is the log: the fork server takes over from here
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
 
-    def _let_go(self, client: socket.socket) -> None:
-        """In a new shim: close all that is the server's, but for the connection that is the shim's now."""
+    def _let_go(self, client: socket.socket | None) -> None:
+        """In a new process: close all that is the server's, but for the connection that is its own now."""
         signal.set_wakeup_fd(-1)
-        self._clients.forget(client)
+        if client is not None:
+            self._clients.forget(client)
         for each in list(self._clients.buffers):
             each.close()
         self._listening.close()
@@ -122,7 +135,7 @@ class Server:
         os.close(self._lock)
         os.setsid()
 
-    # ---- what shims leave when they are killed
+    # ---- what they leave when they are killed
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -130,6 +143,10 @@ class Server:
         for pid, raw in reap():
             if pid in self._shims:
                 dead.append(self._shims.pop(pid))
+            elif pid in self._fences:
+                fallen, since = self._fences.pop(pid)
+                if raw:
+                    self._fallen[fallen] = max(now, since + FENCE_PAUSE)
             else:
                 self._strays[pid] = (raw, now)
         for name in dead:
@@ -138,6 +155,15 @@ class Server:
             if keeper.pid in self._strays and keeper.status["phase"] == "started":
                 keeper.reaped(self._strays.pop(keeper.pid)[0])
         self._strays = {pid: seen for pid, seen in self._strays.items() if now - seen[1] < STRAY_MEMORY}
+
+    def _replace_fences(self, now: float) -> None:
+        """Let another stand where one was killed; it ends at once where it isn't needed any more."""
+        for name in [name for name, due in self._fallen.items() if now >= due]:
+            self._fallen[name] = now + FENCE_PAUSE
+            with contextlib.suppress(OSError):
+                pid = self._fork(None, partial(stand, self._attempts, name, None))
+                self._fences[pid] = (name, now)
+                del self._fallen[name]
 
     def _adopt(self, name: str) -> bool:
         """Keep an attempt that lost its shim; False when a shim of another fork server still holds it."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PROTOCOL = 2  # part of the socket's name: a runner never talks to a fork server of another version
+PROTOCOL = 3  # part of the socket's name: a runner never talks to a fork server of another version
 MAX_LINE = 256 * 1024
 Message = dict[str, Any]
 

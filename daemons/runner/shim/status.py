@@ -8,6 +8,7 @@ import time
 import zlib
 from typing import Any
 
+NAME = "status"
 BLOCK = 4096
 Status = dict[str, Any]
 
@@ -34,11 +35,11 @@ def decode_status(block: bytes) -> Status | None:
     return found if isinstance(found, dict) else None
 
 
-def read_status(folder: int) -> Status | None:
+def read_status(folder: int, name: str = NAME) -> Status | None:
     """The status in an attempt's folder; None when it was never stored. Waits for a write."""
     for _ in range(5):
         try:
-            file = os.open("status", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         except OSError:
             return None
         try:
@@ -51,15 +52,15 @@ def read_status(folder: int) -> Status | None:
     return None
 
 
-def open_status(folder: int, *, create: bool = False) -> int:
+def open_status(folder: int, name: str = NAME, *, create: bool = False) -> int:
     """The file of the block in an attempt's folder, to write; raises OSError."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    return os.open("status", flags, 0o600, dir_fd=folder)
+    return os.open(name, flags, 0o600, dir_fd=folder)
 
 
-def store_status(folder: int, status: Status, *, durable: bool) -> None:
+def store_status(folder: int, status: Status, name: str = NAME, *, durable: bool) -> None:
     """Write the block of an attempt, which is made when it isn't there; raises OSError."""
-    file = open_status(folder, create=True)
+    file = open_status(folder, name, create=True)
     try:
         os.pwrite(file, encode_status(status), 0)
         if durable:

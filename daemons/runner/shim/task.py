@@ -1,16 +1,22 @@
 """In the new process of a task: everything up to ``exec``."""
 
-# ruff: noqa: PTH110, PTH112, PTH123  (see proc.py)
+# ruff: noqa: PTH110, PTH112, PTH116, PTH123  (see proc.py)
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import signal
 from collections.abc import Iterable
 from typing import Any, NoReturn
+
+from daemons.runner.shim.binding import bind
+
+_APART = {"net": "network", "pid": "process tree"}
+_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4
 
 
 def become_task(folder: int, order: dict[str, Any], go: int, errors: int, stdin: int | None) -> NoReturn:
@@ -27,9 +33,16 @@ def become_task(folder: int, order: dict[str, Any], go: int, errors: int, stdin:
             os.dup2(each, target)
         step = "enter the cgroup"
         _enter_cgroups(order.get("cgroups", ()))
-        step = "set the CPU affinity"
-        if order.get("cpus"):
-            os.sched_setaffinity(0, order["cpus"])
+        for step in bind(order):  # noqa: B007  named before it is done
+            pass
+        for kind, outside in order.get("apart", {}).items():
+            step = f"have a {_APART[kind]} of its own"
+            _check_apart(kind, outside)
+        if order.get("killable"):
+            _be_killable()
+        if order.get("user"):
+            step = f"become the user {order['user']['name']}"
+            _become(order["user"])
         os.umask(0o022)
         step = f"enter the working directory {order['cwd']}"
         os.chdir(order["cwd"].encode())
@@ -63,6 +76,28 @@ def _enter_cgroups(paths: Iterable[str]) -> None:
             file.write("0")
 
 
+def _check_apart(kind: str, outside: int) -> None:
+    """Raises OSError in the namespace ``outside``: systemd starts a unit also where it can't make another."""
+    if os.stat(f"/proc/self/ns/{kind}").st_ino == outside:
+        raise OSError(errno.EPERM, "this machine gives none")
+
+
+def _be_killable() -> None:
+    """For memory the kernel may take the task, where it must not take the shim."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("0")
+
+
+def _become(user: dict[str, Any]) -> None:
+    """Another user, for good: without any power of this one."""
+    os.setgroups(user["groups"])
+    os.setresgid(user["gid"], user["gid"], user["gid"])
+    os.setresuid(user["uid"], user["uid"], user["uid"])
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def _execute(argv: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Exec along PATH like a shell; returns only to say why not: 127 not found, 126 not executable."""
     arguments = [each.encode() for each in argv]
@@ -80,6 +115,8 @@ def _execute(argv: list[str], env: dict[str, str]) -> tuple[int, str]:
                 if "/" in name and os.path.exists(place):
                     return 127, f"{name}: its interpreter was not found"  # the one after #!
             elif error.errno == errno.EACCES:
+                if "/" not in name and not os.path.exists(place):
+                    continue  # in a folder of the PATH that isn't for this user
                 is_folder = os.path.isdir(place)
                 denied = denied or (126, f"{name}: {'is a folder' if is_folder else 'permission denied'}")
             elif error.errno == errno.ENOEXEC:

@@ -1,0 +1,1 @@
+"""What runs where: pure functions of the queue and the nodes. ``passes.place`` decides, ``explain`` tells."""
