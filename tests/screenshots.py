@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -10,13 +11,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
 from hakuriver.endpoint import local
 from tests.e2e.cluster import Cluster
+from tests.fakes.driver import FakeDriver, build
 from tests.waiting import until
 from tui.app import HakuRiverApp
 
+GPUS = ("count 8", "name NVIDIA A100-SXM4-80GB", "memtotal 81920")
+BUSY = (
+    *GPUS,
+    *(f"{gpu} {fact}" for gpu in (0, 1) for fact in ("util 97", "memused 58200", "temp 71", "power 331000")),
+    *("2 util 0", "2 memused 31000", "2 temp 38", "2 power 74000"),
+    *(f"{gpu} {fact}" for gpu in (3, 4) for fact in ("util 64", "memused 22800", "temp 63", "power 240000")),
+    *("5 util 88", "5 memused 12000", "5 temp 66", "5 proc 1 12000"),
+    *("6 util 0", "6 memused 600", "6 temp 34"),
+    "7 ret 15",
+)
+"""Two trained on, one only held, two of the sweep; somebody else's, and one that fell off the bus."""
 FOLDER = Path(__file__).parent.parent / "screenshots"
 TRAINING = """
 for epoch in $(seq 1 200); do
@@ -27,28 +41,65 @@ done
 """
 
 
-def work(cluster: Cluster) -> None:
+def work(cluster: Cluster, driver: FakeDriver) -> None:
     """A morning in a small lab, in a few seconds."""
     for name, code in (("unpack-imagenet", 0), ("resize-masks", 0), ("eval-baseline", 1), ("export-onnx", 0)):
         cluster.submit("sh", "-c", f"echo working; exit {code}", flags=["--name", name, "--tag", "vision"])
     cluster.wait(*(task["id"] for task in cluster.ok("task", "list")))
+    little = ["--cores", "0.2"]
     running = cluster.submit(
-        "sh", "-c", TRAINING, flags=["--name", "train-resnet", "--tag", "vision", "--memory", "2G"]
+        *("sh", "-c", TRAINING),
+        flags=["--name", "train-resnet", "--gpus", "2", "--memory", "2G", "--tag", "vision", *little],
     )
-    cluster.submit("sh", "-c", "sleep 120", flags=["--name", "tokenize-corpus", "--memory", "1G"])
-    for seed in range(1, 6):
-        cluster.submit(
-            "python3", "train.py", f"--seed={seed}", flags=["--name", f"sweep-{seed}", "--cores", "2"]
-        )
-    until(lambda: len(cluster.log(running).splitlines()) > 25, "a log to look at", seconds=30)
+    cluster.submit(
+        *("sh", "-c", "sleep 300"), flags=["--name", "notebook", "--gpus", "1", "--memory", "1G", *little]
+    )
+    sweep = ["--sweep", "--max-running", "2", "--gpus", "1", "--time-limit", "2h", *little]
+    command = "sleep 300 # lr span:[0.1,0.01] seed span:{1..3}"
+    cluster.ok("task", "submit", *sweep, "--", "sh", "-c", command)
+    cluster.submit(
+        "torchrun", "finetune.py", flags=["--name", "llm", "--gpus", "5", "--priority", "5", *little]
+    )
+    cluster.submit("make", "report", flags=["--hold", *little])
+    driver.say(*BUSY)
+    until(lambda: len(cluster.log(running).splitlines()) > 25, "a log to look at", seconds=60)
+    until(lambda: cluster.ok("nodes")[0]["gpus"][7]["lost"], "a look at the GPUs", seconds=60)
+
+
+def typed(text: str) -> list[str]:
+    """The keys of a text."""
+    return [_character_to_key(character) for character in text]
+
+
+LINE = typed("python train.py --lr=span:[0.1,0.01] --seed=span:{1..5}")
+SUBMIT = [
+    "n",
+    *LINE,
+    "tab",
+    "tab",
+    "down",
+    "right",
+    "right",
+    "right",
+    "right",
+    "right",
+    "space",
+    "right",
+    "right",
+    "space",
+]
 
 
 async def shoot(cluster: Cluster) -> None:
     for name, size, keys in (
-        ("overview", (160, 48), ["j"] * 6),
-        ("overview-80x24", (80, 24), ["j"] * 6),
+        ("overview", (160, 48), ["slash", *typed("train-resnet"), "enter", "escape"]),
+        ("overview-80x24", (80, 24), []),
         ("tasks", (160, 48), ["3"]),
-        ("submit", (160, 48), ["n"]),
+        ("nodes", (120, 30), ["2"]),
+        ("gpus", (120, 30), ["2", "right_square_bracket"]),
+        ("why", (120, 30), ["3", "slash", *typed("llm"), "enter", "enter"]),
+        ("submit", (140, 44), SUBMIT),
+        ("submit-80x24", (80, 24), SUBMIT),
         ("help", (120, 40), ["question_mark"]),
     ):
         app = HakuRiverApp(local(cluster.folder))
@@ -84,10 +135,13 @@ def main() -> int:
     os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
     os.environ.pop("NO_COLOR", None)
     with tempfile.TemporaryDirectory(prefix="hakuriver-") as folder:
-        cluster = Cluster(Path(folder) / "lab")
+        driver = FakeDriver(build(Path(folder) / "driver"), Path(folder) / "gpus")
+        driver.say(*GPUS)
+        cluster = Cluster(Path(folder) / "lab", driver.environ)
         cluster.up()
         try:
-            work(cluster)
+            with contextlib.chdir(folder):  # where tasks run is a fact that is shown
+                work(cluster, driver)
             asyncio.run(shoot(cluster))
         finally:
             cluster.down()

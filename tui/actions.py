@@ -20,11 +20,13 @@ class Scope(StrEnum):
     APP = "Everywhere"
     VIEW = "Views"
     TASKS = "Tasks"
+    NODES = "Nodes"
     TABLE = "Tables"
     PANELS = "Node panels"
     LOG = "Logs"
     OVERVIEW = "Overview"
     FORM = "Form"
+    PICKER = "Places"
     CONFIRM = "Question"
     LIST = "List"
 
@@ -67,6 +69,8 @@ _SHOWN = {
     "plus": "+",
     "underscore": "_",
     "at": "@",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
     "less_than_sign": "<",
     "greater_than_sign": ">",
     "escape": "esc",
@@ -99,10 +103,12 @@ ACTIONS: tuple[Action, ...] = (
     Action("theme", (), "theme", "the next colour theme", _S.APP),
     Action("next_pane", ("tab",), "next pane", "move between the parts of a screen", _S.APP),
     Action("previous_pane", ("shift+tab",), "previous pane", "the other way round", _S.APP),
-    Action("filter", ("slash",), "filter", "state:failed owner:ann -node:n1 /regex/ text", _S.VIEW, 20),
+    Action("filter", ("slash",), "filter", "state:failed batch:12 -node:n1 /regex/ text", _S.VIEW, 20),
     Action("problems", ("exclamation_mark",), "problems", "only what has gone wrong", _S.VIEW, 25),
     Action("new", ("n",), "new", "submit a task", _S.VIEW, 10),
     Action("undo", ("u",), "undo", "take back the last kill within its five seconds", _S.VIEW, 5),
+    Action("next_tab", ("right_square_bracket",), "next tab", "the next tab of this screen", _S.VIEW, 28),
+    Action("previous_tab", ("left_square_bracket",), "tab before", "the tab before", _S.VIEW),
     Action("grow", ("plus",), "grow", "more room for the log", _S.OVERVIEW),
     Action("shrink", ("underscore",), "shrink", "less room for the log", _S.OVERVIEW),
     Action("logs", ("l",), "logs", "the task's output on the whole screen", _S.TASKS, 12),
@@ -119,6 +125,26 @@ ACTIONS: tuple[Action, ...] = (
         "kill", ("ctrl+k", "x"), "kill", "end the selected tasks; asks first, can be undone", _S.TASKS, 14
     ),
     Action("copy", ("y",), "copy", "copy the task's command line to the clipboard", _S.TASKS),
+    Action("hold", ("h",), "hold/release", "keep waiting tasks from starting, or let them go", _S.TASKS, 40),
+    Action("release", (), "release", "let held tasks go", _S.TASKS),
+    Action("resubmit", ("r",), "resubmit", "the same tasks once more, as new ones", _S.TASKS, 42),
+    Action("requeue", (), "requeue", "move tasks away from a node that is lost", _S.TASKS),
+    Action(
+        "requeue_force", (), "requeue --force", "the same where nobody can tell whether they run", _S.TASKS
+    ),
+    Action("show_batch", ("b",), "batch", "show only the batch of this task", _S.TASKS, 44),
+    Action("kill_batch", ("X",), "kill batch", "end every task of this batch; asks first", _S.TASKS),
+    Action(
+        "drain",
+        ("d",),
+        "drain/undrain",
+        "place nothing new on the node, or take it in again",
+        _S.NODES,
+        15,
+    ),
+    Action("undrain", (), "undrain", "take drained nodes in again", _S.NODES),
+    Action("node_tasks", ("t",), "its tasks", "show only the tasks of this node", _S.NODES, 17),
+    Action("remove_node", (), "remove", "forget a node that won't come back; asks first", _S.NODES),
     Action("choose", ("enter",), "detail", "open the selected row", _S.TABLE, 11),
     Action("down", ("j", "down"), "down", "one row down", _S.TABLE),
     Action("up", ("k", "up"), "up", "one row up", _S.TABLE),
@@ -134,6 +160,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("reverse", ("R",), "reverse", "the other way round", _S.TABLE),
     Action("panel_choose", ("enter",), "its tasks", "show only the tasks of this node", _S.PANELS, 11),
     Action("panel_next", ("right", "l", "down", "j"), "next node", "the next node", _S.PANELS, 13),
+    Action("panel_open", ("o",), "node", "everything about this node", _S.PANELS, 12),
     Action("panel_previous", ("left", "h", "up", "k"), "previous node", "the node before", _S.PANELS),
     Action("log_down", ("j", "down"), "down", "one line down", _S.LOG),
     Action("log_up", ("k", "up"), "up", "one line up", _S.LOG),
@@ -156,6 +183,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("form_previous", ("shift+tab", "up"), "previous field", "the field before", _S.FORM),
     Action("complete", ("ctrl+e",), "complete", "take the proposed completion (also →)", _S.FORM, 3),
     Action("form_leave", ("escape",), "leave", "leave the form; asks when something was typed", _S.FORM, 4),
+    Action("picker_up", ("up", "k"), "up", "the row above", _S.PICKER),
+    Action("picker_down", ("down", "j"), "down", "the row below", _S.PICKER),
+    Action("picker_left", ("left", "h"), "left", "the place to the left", _S.PICKER),
+    Action("picker_right", ("right", "l"), "right", "the place to the right", _S.PICKER),
+    Action("picker_tick", ("space", "enter"), "tick", "take the place, or give it back", _S.PICKER, 1),
+    Action("picker_each", ("e",), "a task each", "a task for each GPU, or one with all", _S.PICKER, 2),
+    Action("picker_anywhere", ("a",), "anywhere", "let the scheduler pick the place", _S.PICKER, 3),
     Action("confirm", ("y",), "yes", "do it", _S.CONFIRM, 2),
     Action("cancel", ("n", "escape", "enter"), "no", "don't", _S.CONFIRM, 1),
     Action("run", ("enter",), "run", "do what the line says", _S.LIST, 1),

@@ -46,7 +46,7 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
         self.session = Session(Remote(endpoint))
         self._feed: Feed | None = None
         self._feeding: Worker[None] | None = None
-        for name in ("overview", "nodes", "tasks"):
+        for name in ("overview", "nodes", "gpus", "tasks"):
             self.add_mode(name, partial(self._made, name))
         self._view = self._previous = "overview"
         self._notice: tuple[float, str, str] = (0.0, "", "")
@@ -106,7 +106,7 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             return Overview(self.session)
         from tui.screens import tables
 
-        return {"nodes": tables.Nodes, "tasks": tables.Tasks}[name](self.session)
+        return {"nodes": tables.Nodes, "gpus": tables.Gpus, "tasks": tables.Tasks}[name](self.session)
 
     async def go_to(self, name: str) -> ClusterScreen:
         """Show a view; whatever lies over the present one is closed. Views live on, each in its own mode."""
@@ -117,10 +117,16 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             await self.switch_mode(name)
         return cast(ClusterScreen, self.screen)
 
-    async def show_tasks_of(self, node: str) -> None:
-        """The task view with the filter on one node."""
+    async def show_tasks(self, filtered: str) -> None:
+        """The task view with this filter."""
         screen = await self.go_to("tasks")
-        self.call_after_refresh(screen.set_filter, f"node:{node}")
+        self.call_after_refresh(screen.set_filter, filtered)
+
+    def open_node(self, name: str) -> None:
+        from tui.screens.node import NodeScreen
+
+        if name in self.session.mirror.nodes:
+            self.push_screen(NodeScreen(self.session, name))
 
     def open_task(self, task: int) -> None:
         from tui.screens.task import TaskScreen

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hakuriver.lifecycle import ENDED, LIVE, NodeState, State
 from hakuriver.units import format_cores, format_size
 from hakuriver.views import NodeView, TaskView
+from tui import gpus
 from tui.columns import Column
 from tui.facts import (
     brief,
@@ -17,6 +18,9 @@ from tui.facts import (
     held,
     held_cores,
     held_memory,
+    node_reason,
+    node_state,
+    node_symbol,
     symbol,
     task_gpus,
     task_problem,
@@ -38,6 +42,16 @@ def _state_text(task: TaskView) -> str:
 
 def _size(size: int) -> str:
     return format_size(size) if size else ""
+
+
+def _detail_tone(task: TaskView) -> str:
+    if task_problem(task):
+        return "bad"
+    return "wait" if task["state"] == State.PENDING else "muted"
+
+
+def _in_batch(task: TaskView) -> str:
+    return f"{task['batch']}·{task['batch_index'] + 1}" if task["batch_size"] > 1 else ""
 
 
 TASK_COLUMNS: tuple[Column[TaskView], ...] = (
@@ -105,6 +119,29 @@ TASK_COLUMNS: tuple[Column[TaskView], ...] = (
         optional=True,
     ),
     Column(
+        "batch",
+        "BATCH",
+        6,
+        _in_batch,
+        lambda t: (t["batch"], t["batch_index"]),
+        lambda _: "muted",
+        most=12,
+        drop=9,
+        descending=True,
+        optional=True,
+    ),
+    Column(
+        "priority",
+        "PRIO",
+        4,
+        lambda t: str(t["priority"] or ""),
+        lambda t: t["priority"],
+        drop=8,
+        right=True,
+        descending=True,
+        optional=True,
+    ),
+    Column(
         "time",
         "TIME",
         7,
@@ -115,14 +152,14 @@ TASK_COLUMNS: tuple[Column[TaskView], ...] = (
         descending=True,
         ticks=True,
     ),
-    Column("command", "COMMAND", 18, brief, command, flex=3),
+    Column("command", "COMMAND", 10, brief, command, flex=3),
     Column(
         "detail",
         "DETAIL",
-        20,
+        16,
         detail,
         detail,
-        lambda t: "bad" if task_problem(t) else "muted",
+        _detail_tone,
         flex=2,
         drop=4,
     ),
@@ -137,20 +174,23 @@ def _memory_used(node: NodeView) -> int:
     return node["usage"]["memory_used"] if node["usage"] else -1
 
 
-def _gpus_held(node: NodeView) -> int:
-    return sum(gpu["task"] is not None for gpu in node["gpus"])
+def _state_words(node: NodeView) -> str:
+    return "".join(text for text, _ in node_state(node))
 
 
-def _node_state(node: NodeView) -> str:
-    return f"{symbol(node['state'])} {'drained' if node['drained'] else clean(node['state'])}"
+def _node_note(node: NodeView) -> str:
+    why = node_reason(node)
+    return why or clean("; ".join(f"{name}: {text}" for name, text in sorted(node["unavailable"].items())))
 
 
-def _node_reason(node: NodeView) -> str:
-    if node["drained"]:
-        return clean(node["drain_reason"] or "drained")
-    if node["reason"]:
-        return clean(node["reason"])
-    return clean("; ".join(f"{name}: {why}" for name, why in sorted(node["unavailable"].items())))
+def _note_tone(node: NodeView) -> str:
+    if node["state"] == NodeState.UNREACHABLE:
+        return "bad"
+    return "warn" if node["drained"] else "muted"
+
+
+def _gpus_held(node: NodeView) -> str:
+    return f"{gpus.count_held(node)}/{len(gpus.devices(node))}" if node["gpus"] else "–"
 
 
 NODE_COLUMNS: tuple[Column[NodeView], ...] = (
@@ -159,9 +199,10 @@ NODE_COLUMNS: tuple[Column[NodeView], ...] = (
         "state",
         "STATE",
         13,
-        _node_state,
-        lambda n: n["state"],
-        lambda n: "warn" if n["drained"] else tone(n["state"]),
+        _state_words,
+        lambda n: (n["drained"], n["state"]),
+        lambda n: node_symbol(n)[1],
+        most=24,
     ),
     Column("tasks", "TASKS", 5, lambda n: str(n["tasks"]), lambda n: n["tasks"], right=True, descending=True),
     Column(
@@ -203,8 +244,8 @@ NODE_COLUMNS: tuple[Column[NodeView], ...] = (
         "gpus",
         "GPU",
         5,
-        lambda n: f"{_gpus_held(n)}/{len(n['gpus'])}" if n["gpus"] else "–",
         _gpus_held,
+        gpus.count_held,
         drop=1,
         right=True,
         descending=True,
@@ -242,9 +283,9 @@ NODE_COLUMNS: tuple[Column[NodeView], ...] = (
         "reason",
         "NOTE",
         10,
-        _node_reason,
-        _node_reason,
-        lambda n: "bad" if n["state"] == NodeState.UNREACHABLE else "muted",
+        _node_note,
+        _node_note,
+        _note_tone,
         flex=3,
         drop=3,
     ),
@@ -281,6 +322,7 @@ TASK_GRAMMAR = Grammar[TaskView](
         "target": lambda t: (t["target"] or "",),
     },
     _task_text,
+    exact=frozenset({"batch"}),
 )
 NODE_GRAMMAR = Grammar[NodeView](
     {
@@ -289,7 +331,7 @@ NODE_GRAMMAR = Grammar[NodeView](
         "name": lambda n: (n["name"],),
         "executor": lambda n: n["executors"],
         "label": lambda n: [f"{key}={value}" for key, value in n["labels"].items()],
-        "gpu": lambda n: [gpu["model"] for gpu in n["gpus"]],
+        "gpu": lambda n: [gpus.short_model(gpu["model"]) for gpu in n["gpus"]],
     },
     lambda n: " ".join((n["name"], n["state"], n["reason"], n["address"], *n["executors"])).lower(),
 )

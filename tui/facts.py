@@ -82,10 +82,15 @@ def clock(text: str | None) -> str:
 
 def elapsed(task: TaskView, now: float | None = None) -> str:
     """How long the task has run, or ran; nothing before its start."""
-    if not task["started_at"]:
+    return span(task["started_at"], task["ended_at"], now)
+
+
+def span(started: str | None, ended: str | None, now: float | None = None) -> str:
+    """From a start to an end, or until now; nothing before the start."""
+    if not started:
         return ""
-    end = instant(task["ended_at"]) if task["ended_at"] else (time.time() if now is None else now)
-    return format_duration(end - instant(task["started_at"]))
+    end = instant(ended) if ended else (time.time() if now is None else now)
+    return format_duration(end - instant(started))
 
 
 @lru_cache(maxsize=4096)
@@ -145,7 +150,7 @@ def detail(task: TaskView) -> str:
     if task["error"]:
         return clean(task["error"])
     if task["signal"]:
-        return f"signal {task['signal']}"
+        return clean(task["reason"]) or f"signal {task['signal']}"
     if task["exit_code"]:
         return clean(task["reason"]) or f"exit code {task['exit_code']}"
     return clean(task["reason"] or "")
@@ -158,6 +163,29 @@ def task_problem(task: TaskView) -> bool:
 
 def node_problem(node: NodeView) -> bool:
     return node["state"] != NodeState.ONLINE or node["drained"]
+
+
+def node_symbol(node: NodeView) -> tuple[str, str]:
+    """A sign and its tone: ``◇`` is drained; a node that can't be reached stays one, drained or not."""
+    if node["drained"] and node["state"] == NodeState.ONLINE:
+        return "◇", "warn"
+    return symbol(node["state"]), tone(node["state"])
+
+
+def node_state(node: NodeView) -> list[tuple[str, str]]:
+    """Its state in words with their tones, and that it is drained."""
+    sign, colour = node_symbol(node)
+    if not node["drained"]:
+        return [(f"{sign} {clean(node['state'])}", colour)]
+    if node["state"] == NodeState.ONLINE:
+        return [(f"{sign} drained", "warn")]
+    return [(f"{sign} {clean(node['state'])}", colour), (", drained", "warn")]
+
+
+def node_reason(node: NodeView) -> str:
+    """Why it is drained, or out of reach."""
+    parts = (node["drain_reason"] if node["drained"] else "", node["reason"])
+    return clean("; ".join(part for part in parts if part))
 
 
 def task_gpus(task: TaskView) -> str:

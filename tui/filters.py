@@ -1,7 +1,8 @@
 """The filter that people type, the same everywhere: ``state:failed,lost owner:ann -node:n1 /regex/ text``.
 
 Terms are joined by *and*; commas inside a field term mean *or*; a leading ``-`` turns a term round.
-A field term matches a value that starts with it; text and regular expressions look at the whole row.
+A field term matches a value that starts with it (where numbers are names, as of batches, one that is it);
+text and regular expressions look at the whole row.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ _TERM = re.compile(r"(?P<not>-?)(?:/(?P<regex>(?:[^/\\]|\\.)*)(?:/|\Z)|(?P<word>
 
 @dataclass(frozen=True)
 class Grammar(Generic[Row]):
-    """What a kind of row offers to filters: named fields, and the lower-case text that free terms look at."""
+    """What a kind of row offers to filters: named fields, and the lower-case text that free terms look at.
+
+    ``exact``: fields whose values must be what was written, not only begin so.
+    """
 
     fields: Mapping[str, Values[Row]]
     text: Callable[[Row], str]
+    exact: frozenset[str] = frozenset()
 
     def parse(self, written: str) -> Test[Row] | None:
         """A test for rows, None for an empty filter; raises UsageError that names the wrong term."""
@@ -63,13 +68,15 @@ class Grammar(Generic[Row]):
         if not wanted:
             return lambda _: True
 
+        exact = field in self.exact
         known: dict[str, bool] = {}  # most fields have few values, and a large table asks for them very often
 
         def test(row: Row) -> bool:
             for found in values(row):
                 fits = known.get(found)
                 if fits is None:
-                    fits = known[found] = found.lower().startswith(wanted)
+                    low = found.lower()
+                    fits = known[found] = low in wanted if exact else low.startswith(wanted)
                 if fits:
                     return True
             return False

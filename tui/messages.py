@@ -37,6 +37,28 @@ class Chosen(Message):
 
 
 @dataclass
+class Picked(Message):
+    """Places were ticked: the targets as text, and how many GPUs anywhere (0 = none asked for)."""
+
+    targets: str
+    gpus: int
+
+
+@dataclass
+class Ticked(Message):
+    """A box was ticked, or no longer is."""
+
+    sender: str
+
+
+@dataclass
+class NodeAsked(Message):
+    """Somebody wants to see everything about a node."""
+
+    name: str
+
+
+@dataclass
 class PromptChanged(Message):
     """What stands in the prompt now."""
 

@@ -29,5 +29,11 @@ class Program(Protocol):
     def open_form(self, task: TaskView | None) -> None:
         """Submit a new task, or one like ``task``."""
 
-    async def show_tasks_of(self, node: str) -> None:
-        """The task view, filtered to one node."""
+    def open_node(self, name: str) -> None:
+        """Everything about one node."""
+
+    async def show_tasks(self, filtered: str) -> None:
+        """The task view with this filter."""
+
+    async def go_to(self, name: str) -> object:
+        """Show a view."""

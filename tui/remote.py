@@ -7,7 +7,7 @@ import gc
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 from hakuriver import endpoint as endpoints
 from hakuriver.errors import HakuRiverError
 from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, HEADER_SIZE, host_path
-from hakuriver.views import SubmitView, TaskView
+from hakuriver.views import BatchView, ExplainView, IntentsView, NodeView, SubmitView, TaskView
 from tui import watch_lines
 from tui.live import Snapshot
 
 if TYPE_CHECKING:
     from hakuriver.aio import AsyncClient
+    from hakuriver.wire import Verb
 
 UNDO_SECONDS = 5
+_TOLD_AT_ONCE = 1000
 _SMALL = 4096
 _AWAKE, _REST = 0.03, 0.1
 """Seconds between two rests at least, and of a rest: a lone change is never late, of a flood some are."""
@@ -77,26 +79,47 @@ class Remote:
     async def task(self, task: int) -> TaskView:
         return cast(TaskView, await self._request("GET", host_path("task", id=task)))
 
-    async def kill(self, task: int, *, delay: float = UNDO_SECONDS) -> TaskView:
-        return await self._act("POST", "kill", task, {"delay": delay})
+    async def explain(self, task: int) -> ExplainView:
+        return cast(ExplainView, await self._request("GET", host_path("explain", id=task)))
 
-    async def unkill(self, task: int) -> TaskView:
-        return await self._act("DELETE", "unkill", task)
+    async def batch(self, batch: int) -> BatchView:
+        return cast(BatchView, await self._request("GET", host_path("batch", id=batch)))
 
-    async def pause(self, task: int) -> TaskView:
-        return await self._act("POST", "pause", task)
+    async def intents(self, verb: Verb, tasks: Sequence[int]) -> IntentsView:
+        """Tell tasks, as many as there are; a kill is held for a while and can be taken back."""
+        told: IntentsView = {"items": [], "refused": []}
+        for start in range(0, len(tasks), _TOLD_AT_ONCE):
+            body: dict[str, Any] = {"verb": verb, "tasks": list(tasks[start : start + _TOLD_AT_ONCE])}
+            if verb == "kill":
+                body["delay"] = UNDO_SECONDS
+            part = cast(IntentsView, await self._request("POST", host_path("intents"), body))
+            told["items"] += part["items"]
+            told["refused"] += part["refused"]
+        return told
 
-    async def resume(self, task: int) -> TaskView:
-        return await self._act("POST", "resume", task)
+    async def requeue(self, task: int, *, force: bool) -> TaskView:
+        return cast(TaskView, await self._request("POST", host_path("requeue", id=task), {"force": force}))
 
     async def submit(self, body: dict[str, Any]) -> SubmitView:
+        return await self._once(host_path("submit"), body)
+
+    async def resubmit(self, task: int) -> SubmitView:
+        return await self._once(host_path("resubmit", id=task), {})
+
+    async def drain(self, node: str, reason: str) -> NodeView:
+        return cast(NodeView, await self._request("POST", host_path("drain", name=node), {"reason": reason}))
+
+    async def undrain(self, node: str) -> NodeView:
+        return cast(NodeView, await self._request("POST", host_path("undrain", name=node), {}))
+
+    async def remove_node(self, node: str) -> NodeView:
+        return cast(NodeView, await self._request("POST", host_path("remove", name=node), {}))
+
+    async def _once(self, path: str, body: dict[str, Any]) -> SubmitView:
         """Submit once: the key makes a repeat after a broken connection harmless."""
         client = await self._open()
         headers = {HEADER_IDEMPOTENCY: uuid.uuid4().hex}
-        return cast(
-            SubmitView,
-            await client.request("POST", host_path("submit"), body=body, headers=headers, timeout=30),
-        )
+        return cast(SubmitView, await client.request("POST", path, body=body, headers=headers, timeout=30))
 
     async def read_log(
         self,
@@ -131,9 +154,6 @@ class Remote:
     async def off_loop(self, work: Callable[..., Any], *arguments: object) -> Any:
         """Run something that blocks for a moment, in a thread of ours."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-
-    async def _act(self, method: str, route: str, task: int, body: object = None) -> TaskView:
-        return cast(TaskView, await self._request(method, host_path(route, id=task), body))
 
     async def _request(self, method: str, path: str, body: object = None) -> Any:
         return await (await self._open()).request(method, path, body=body)

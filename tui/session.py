@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hakuriver.errors import HakuRiverError
 from hakuriver.lifecycle import State
 from hakuriver.views import SubmitView, TaskView
-from tui.command_lines import submit_line, verb_line
+from tui.command_lines import batch_line, node_line, submit_line, verb_line
 from tui.facts import instant
 from tui.live import Mirror
 from tui.remote import Remote
 
+if TYPE_CHECKING:
+    from hakuriver.wire import Verb
+
+Key = TypeVar("Key", int, str)
+Got = TypeVar("Got")
 _AT_ONCE = 8
 _MAX_ACTS = 1000
 
@@ -68,27 +74,67 @@ class Session:
             if self.subject in (None, task["intent_by"])
         }
 
-    async def kill(self, tasks: Iterable[TaskView]) -> str:
+    async def kill(self, tasks: Iterable[TaskView], batch: int | None = None) -> str:
         """Kill with time to take it back; returns one line of what became of it."""
-        return await self._each(
-            "kill", [task["id"] for task in tasks], self.remote.kill, said="kill asked for:"
-        )
+        ids = [task["id"] for task in tasks]
+        return await self._tell("kill", ids, "kill asked for:", batch)
 
     async def undo(self) -> str:
         ids = list(self.still_held())
-        if not ids:
-            return "nothing to take back"
-        return await self._each("unkill", ids, self.remote.unkill, said="kill taken back:")
+        return await self._tell("unkill", ids, "kill taken back:") if ids else "nothing to take back"
 
-    async def pause_or_resume(self, tasks: Iterable[TaskView]) -> str:
+    async def pause_or_resume(self, tasks: Sequence[TaskView]) -> str:
         """Pause those that run; when none does, resume those that are paused."""
         running = [task["id"] for task in tasks if task["state"] == State.RUNNING]
         if running:
-            return await self._each("pause", running, self.remote.pause, said="pause asked for:")
+            return await self._tell("pause", running, "pause asked for:")
         paused = [task["id"] for task in tasks if task["state"] == State.PAUSED]
         if paused:
-            return await self._each("resume", paused, self.remote.resume, said="resume asked for:")
+            return await self._tell("resume", paused, "resume asked for:")
         return "only running or paused tasks can be paused or resumed"
+
+    async def hold_or_release(self, tasks: Sequence[TaskView]) -> str:
+        """Hold those that wait; when none does, let go those that are held."""
+        waiting = [task["id"] for task in tasks if task["state"] == State.PENDING and not task["on_hold"]]
+        return await self._tell("hold", waiting, "held:") if waiting else await self.release(tasks)
+
+    async def release(self, tasks: Iterable[TaskView]) -> str:
+        on_hold = [task["id"] for task in tasks if task["on_hold"] and task["state"] == State.PENDING]
+        if not on_hold:
+            return "only waiting tasks can be held, and only held ones released"
+        return await self._tell("release", on_hold, "released:")
+
+    async def requeue(self, tasks: Iterable[TaskView], *, force: bool) -> str:
+        ids = [task["id"] for task in tasks]
+        line = verb_line("requeue --force" if force else "requeue", ids)
+        call = partial(self.remote.requeue, force=force)
+        return await self._each(line, ids, call, lambda id, _: str(id), said="requeued:")
+
+    async def resubmit(self, tasks: Iterable[TaskView]) -> str:
+        ids = [task["id"] for task in tasks]
+
+        def made(id: int, answer: SubmitView) -> str:
+            new = ", ".join(str(task["id"]) for task in answer["tasks"])
+            return f"{id} as {new}" + "".join(f" ({warning})" for warning in answer["warnings"])
+
+        return await self._each(
+            verb_line("resubmit", ids), ids, self.remote.resubmit, made, said="submitted again:"
+        )
+
+    async def drain(self, nodes: Sequence[str], reason: str) -> str:
+        call = partial(self.remote.drain, reason=reason)
+        line = node_line("drain", nodes, reason)
+        return await self._each(line, nodes, call, lambda name, _: name, said="draining:")
+
+    async def undrain(self, nodes: Sequence[str]) -> str:
+        line = node_line("undrain", nodes)
+        return await self._each(
+            line, nodes, self.remote.undrain, lambda name, _: name, said="takes tasks again:"
+        )
+
+    async def remove_nodes(self, nodes: Sequence[str]) -> str:
+        line = node_line("remove", nodes)
+        return await self._each(line, nodes, self.remote.remove_node, lambda name, _: name, said="removed:")
 
     async def submit(self, body: dict[str, Any]) -> SubmitView:
         """Submit; the host's error is raised after it stands in the action log."""
@@ -100,36 +146,52 @@ class Session:
             raise
         refused = "; ".join(each["error"]["message"] for each in answer["refused"])
         ids = ", ".join(str(task["id"]) for task in answer["tasks"])
-        act.ok, act.result = not refused, f"task {ids}" + (f"; refused: {refused}" if refused else "")
+        parts = [f"task {ids}", f"refused: {refused}" if refused else "", *answer["warnings"]]
+        act.ok, act.result = not refused, "; ".join(filter(None, parts))
         return answer
+
+    async def _tell(self, verb: Verb, ids: Sequence[int], said: str, batch: int | None = None) -> str:
+        """The same intent for several tasks; one line about all."""
+        act = self._begin(verb_line(verb, ids) if batch is None else batch_line(verb, batch))
+        try:
+            answer = await self.remote.intents(verb, ids)
+        except HakuRiverError as error:
+            act.ok, act.result = False, error.message
+            return act.result
+        done = [str(task["id"]) for task in answer["items"]]
+        refused = {str(each["id"]): str(each["error"]["message"]) for each in answer["refused"]}
+        return self._finish(act, said, done, refused)
 
     async def _each(
         self,
-        verb: str,
-        ids: list[int],
-        call: Callable[[int], Awaitable[object]],
+        line: str,
+        keys: Sequence[Key],
+        call: Callable[[Key], Awaitable[Got]],
+        shown: Callable[[Key, Got], str],
         *,
         said: str,
     ) -> str:
-        """The same for several tasks, a few at a time; one line about all."""
-        act = self._begin(verb_line(verb, ids))
+        """The same for several tasks or nodes, a few at a time; one line about all."""
+        act = self._begin(line)
         limit = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(task: int) -> HakuRiverError | None:
+        async def one(key: Key) -> tuple[str, str]:
             async with limit:
                 try:
-                    await call(task)
+                    return shown(key, await call(key)), ""
                 except HakuRiverError as error:
-                    return error
-            return None
+                    return str(key), error.message + (f" ({error.hint})" if error.hint else "")
 
-        outcomes = dict(zip(ids, await asyncio.gather(*map(one, ids)), strict=True))
-        done = [task for task, error in outcomes.items() if error is None]
-        errors = {task: error for task, error in outcomes.items() if error is not None}
-        act.ok = not errors
-        names = ", ".join(map(str, done[:8])) + ("…" if len(done) > 8 else "")
+        outcomes = await asyncio.gather(*map(one, keys))
+        done = [text for text, error in outcomes if not error]
+        return self._finish(act, said, done, {text: error for text, error in outcomes if error})
+
+    @staticmethod
+    def _finish(act: Act, said: str, done: Sequence[str], refused: Mapping[str, str]) -> str:
+        act.ok = not refused
+        names = ", ".join(done[:8]) + ("…" if len(done) > 8 else "")
         parts = [f"{said} {names}"] if done else []
-        parts += [f"{task}: {error.message}" for task, error in list(errors.items())[:3]]
+        parts += [f"{key}: {error}" for key, error in list(refused.items())[:3]]
         act.result = "; ".join(parts)
         return act.result
 

@@ -15,7 +15,8 @@ from hakuriver.errors import HakuRiverError
 LARGE = 256 * 1024
 """Bytes from which a line is worth a thread."""
 _SLICE = 64 * 1024
-_NEXT = re.compile(rb"\}\s*,")
+_NEXT = re.compile(rb"\}\s*,(?=\s*\{)")
+"""Between two objects of an array; the end of an object inside one has a name behind it."""
 _MEMBER = re.compile(rb'\s*"([A-Za-z0-9_]*)"\s*:\s*')
 _COMMA = re.compile(rb"\s*(,|\})\s*")
 _DECODER = json.JSONDecoder()
@@ -62,8 +63,9 @@ def _sliced(line: bytes, slice_size: int) -> object:
 def _array(line: bytes, at: int, slice_size: int) -> tuple[list[Any], int]:
     """The array whose bracket stands before ``at``, and the place behind it.
 
-    A slice ends where an element may: behind ``}`` and before a comma. When it doesn't decode, that was
-    inside an element or a text, and a longer one is tried; when it does, nothing else was possible.
+    A slice ends where an element may: behind ``}``, before a comma and the next ``{``. When it doesn't
+    decode, that was inside an element or a text, and a longer one is tried; when it does, nothing else was
+    possible.
     """
     found: list[Any] = []
     step = slice_size

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from hakuriver.endpoint import Endpoint
-from tests.tui.peer import TOKEN, Peer, node, running, task
+from tests.tui.peer import TOKEN, Peer, gpu_node, node, running, task
 from tests.tui.test_terminal import Program
 from tests.tui.use import until
 from tui.app import HakuRiverApp
@@ -98,7 +98,19 @@ async def rates() -> None:
     await measured("at rest", lambda _: None)
     await measured("100 events/s, most out of sight", event)
     await measured("100 events/s, all in sight", visible_event)
+
+    def heartbeat(count: int) -> None:
+        """Twenty nodes with eight GPUs each, a heartbeat every five seconds."""
+        if count % 25 == 0:
+            made = gpu_node(f"gpu-{count // 25 % 20:02}", held={0: 480, 1: 481})
+            for gpu in made["gpus"]:
+                gpu["utilization"] = float(count * 7 % 100)
+            host.put(made)
+
     await measured("100 events/s, new tasks and ends", life)
+    host.put(*(gpu_node(f"gpu-{i:02}", held={0: 480, 1: 481}) for i in range(20)))
+    await program.sees("gpu-00")
+    await measured("heartbeats of 20 nodes with 8 GPUs", heartbeat)
     await program.close()
     await host.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,8 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hakuriver.endpoint import Endpoint
-from hakuriver.errors import Conflict, NotFound
-from hakuriver.views import NodeView, TaskView
+from hakuriver.errors import HakuRiverError, NotFound
+from hakuriver.views import GpuView, NodeView, TaskView
 
 TOKEN = "peer-token-peer-token-peer"
 
@@ -36,6 +37,8 @@ def node(name: str, **facts: Any) -> NodeView:
         "gpus": [],
         "executors": ["process"],
         "unavailable": {},
+        "cpu": None,
+        "engines": {},
         "labels": {},
         "drained": False,
         "drain_reason": None,
@@ -53,6 +56,54 @@ def node(name: str, **facts: Any) -> NodeView:
         "seen_at": "2026-01-31T12:00:00.000Z",
     }
     return view | facts  # type: ignore[return-value]
+
+
+def gpu(index: int, **facts: Any) -> GpuView:
+    view: dict[str, Any] = {
+        "index": index,
+        "uuid": f"GPU-{index:08x}",
+        "model": "NVIDIA A100-SXM4-80GB",
+        "memory": 80_000_000_000,
+        "memory_used": 1_000_000_000,
+        "utilization": 0.0,
+        "temperature": 34.0,
+        "power": 61.0,
+        "numa": None,
+        "task": None,
+        "external": False,
+        "lost": None,
+        "mig": False,
+        "parent": None,
+        "processes": [],
+    }
+    return view | facts  # type: ignore[return-value]
+
+
+def gpu_node(name: str, count: int = 8, *, held: dict[int, int] | None = None, **facts: Any) -> NodeView:
+    """A machine with GPUs, half of them on each of two NUMA nodes; ``held``: GPU → task that works on it."""
+    half = count // 2
+    busy = {"memory_used": 61_000_000_000, "utilization": 97.0, "temperature": 71.0, "power": 312.0}
+    found = [
+        gpu(i, numa=int(i >= half), **({"task": held[i]} | busy if held and i in held else {}))
+        for i in range(count)
+    ]
+    numa = [
+        {
+            "id": i,
+            "cpus": list(range(i * 32, i * 32 + 32)),
+            "memory": 256_000_000_000,
+            "memory_free": None,
+            "distances": [],
+        }
+        for i in range(2)
+    ]
+    size: dict[str, Any] = {
+        "cores": 64.0,
+        "cores_free": 48.0,
+        "memory": 512_000_000_000,
+        "memory_free": 400_000_000_000,
+    }
+    return node(name, **(size | {"gpus": found, "numa": numa} | facts))
 
 
 def task(id: int, **facts: Any) -> TaskView:
@@ -73,6 +124,17 @@ def task(id: int, **facts: Any) -> TaskView:
         "gpu_uuids": [],
         "cores": 1.0,
         "memory": 0,
+        "on_node_loss": "keep",
+        "priority": 0,
+        "time_limit": None,
+        "retries": 0,
+        "retried": 0,
+        "after": [],
+        "on_hold": False,
+        "batch_index": 0,
+        "batch_size": 1,
+        "max_running": None,
+        "wants": {},
         "executor": "process",
         "container": None,
         "image": None,
@@ -93,6 +155,11 @@ def task(id: int, **facts: Any) -> TaskView:
     return view | facts  # type: ignore[return-value]
 
 
+def pending(id: int, reason: str = "waiting for 4 cores", **facts: Any) -> TaskView:
+    waits = {"state": "pending", "reason": reason, "node": None, "executor": None, "started_at": None}
+    return task(id, **(waits | {"ended_at": None, "exit_code": None} | facts))
+
+
 def running(id: int, **facts: Any) -> TaskView:
     return task(id, **({"state": "running", "ended_at": None, "exit_code": None} | facts))
 
@@ -106,7 +173,10 @@ class Peer:
         self.logs: dict[tuple[int, str], bytes] = {}
         self.log_ended = False
         self.seen: list[tuple[str, str, Any]] = []
+        self.attempts: dict[int, list[dict[str, Any]]] = {}
+        self.explained: dict[int, dict[str, Any]] = {}
         self.refuse_submit: dict[str, Any] | None = None
+        self.refuse: dict[int, HakuRiverError] = {}
         self.port = 0
         self._sequence = 0
         self._streams: set[asyncio.Queue[dict[str, Any] | None]] = set()
@@ -184,9 +254,13 @@ class Peer:
             routes=[
                 Route("/api/watch", self._watch),
                 Route("/api/tasks", self._submit, methods=["POST"]),
+                Route("/api/tasks/intents", self._intents, methods=["POST"]),
                 Route("/api/tasks/{id:int}", self._task),
+                Route("/api/tasks/{id:int}/explain", self._explain),
+                Route("/api/batches/{id:int}", self._batch),
+                Route("/api/nodes/{name}/{verb}", self._node_verb, methods=["POST"]),
                 Route("/api/tasks/{id:int}/logs/{stream}", self._logs),
-                Route("/api/tasks/{id:int}/{verb}", self._verb, methods=["POST", "DELETE"]),
+                Route("/api/tasks/{id:int}/{verb}", self._verb, methods=["POST"]),
             ]
         )
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -225,22 +299,62 @@ class Peer:
         if found is None:
             error = NotFound("there is no such task")
             return JSONResponse(error.to_json(), error.http_status)
-        return JSONResponse({**found, "attempts": []})
+        return JSONResponse({**found, "attempts": self.attempts.get(found["id"], [])})
 
-    async def _verb(self, request: Request) -> Response:
-        id, verb = request.path_params["id"], request.path_params["verb"]
-        body = await request.body()
-        self.seen.append((request.method, f"{verb} {id}", json.loads(body or b"null")))
-        if id not in self.tasks:
-            error = Conflict("it is gone")
-            return JSONResponse(error.to_json(), error.http_status)
+    async def _explain(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        self.seen.append(("GET", f"explain {id}", None))
+        found = self.tasks[id]
+        told: dict[str, Any] = {"ahead": 0, "reserved": None, "reserved_at": None, "nodes": []}
+        told |= {"id": id, "state": found["state"], "reason": found["reason"]}
+        return JSONResponse(told | self.explained.get(id, {}))
+
+    async def _batch(self, request: Request) -> Response:
+        mine = [each for each in self.tasks.values() if each["batch"] == request.path_params["id"]]
+        states = Counter(each["state"] for each in mine)
+        return JSONResponse(
+            {"batch": mine[0]["batch"], "size": len(mine), "states": states, "max_running": None}
+        )
+
+    async def _node_verb(self, request: Request) -> Response:
+        name, verb = request.path_params["name"], request.path_params["verb"]
+        body = await request.json()
+        self.seen.append(("POST", f"{verb} {name}", body))
+        drained = {"drained": verb == "drain", "drain_reason": body.get("reason") or None}
+        self.put({**self.nodes[name], **(drained if verb != "remove" else {"state": "removed"})})
+        return JSONResponse(self.nodes[name])
+
+    async def _intents(self, request: Request) -> Response:
+        body = await request.json()
+        verb = body["verb"]
+        self.seen.append(("POST", f"{verb} {','.join(map(str, body['tasks']))}", body))
         held = {"intent": "kill", "intent_by": "ann", "intent_due_at": "2026-01-31T12:00:05.000Z"}
-        changes: dict[str, Any] = {
+        becomes: dict[str, dict[str, Any]] = {
             "pause": {"state": "paused"},
             "resume": {"state": "running"},
-            "kill": held if request.method == "POST" else dict.fromkeys(held),
-        }.get(verb, {})
-        self.put({**self.tasks[id], **changes})
+            "kill": held,
+            "unkill": dict.fromkeys(held),
+            "hold": {"on_hold": True, "reason": "held by ann"},
+            "release": {"on_hold": False, "reason": ""},
+        }
+        refused = [
+            {"id": id, "status": 409, **self.refuse[id].to_json()}
+            for id in body["tasks"]
+            if id in self.refuse
+        ]
+        told = [id for id in body["tasks"] if id not in self.refuse]
+        self.put(*({**self.tasks[id], **becomes[verb]} for id in told))
+        return JSONResponse({"items": [self.tasks[id] for id in told], "refused": refused})
+
+    async def _verb(self, request: Request) -> Response:
+        """What is asked of one task: to be submitted again, or moved."""
+        id, verb = request.path_params["id"], request.path_params["verb"]
+        self.seen.append(("POST", f"{verb} {id}", await request.json()))
+        if id in self.refuse:
+            return JSONResponse(self.refuse[id].to_json(), self.refuse[id].http_status)
+        if verb == "resubmit":
+            return self._made(self.tasks[id]["command"], {})
+        self.put({**self.tasks[id], "state": "pending"})
         return JSONResponse(self.tasks[id])
 
     async def _submit(self, request: Request) -> Response:
@@ -248,9 +362,15 @@ class Peer:
         self.seen.append(("POST", "submit", body))
         if self.refuse_submit is not None:
             return JSONResponse({"error": self.refuse_submit}, 422)
-        made = task(max(self.tasks, default=0) + 1, state="pending", command=body["command"], node=None)
+        return self._made(body["command"], body)
+
+    def _made(self, command: list[str], body: dict[str, Any]) -> Response:
+        made = pending(max(self.tasks, default=0) + 1, command=command)
         self.put(made)
-        return JSONResponse({"batch": made["id"], "tasks": [made], "refused": []}, 201)
+        warnings = (
+            ["GPU 5 of gpu-1 is used by somebody else"] if "gpu-1::5" in body.get("targets", []) else []
+        )
+        return JSONResponse({"batch": made["id"], "tasks": [made], "refused": [], "warnings": warnings}, 201)
 
     async def _logs(self, request: Request) -> Response:
         key = request.path_params["id"], request.path_params["stream"]

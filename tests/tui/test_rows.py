@@ -159,7 +159,8 @@ def test_columns_take_what_their_texts_need() -> None:
     long = {c.id: width for c, width in widths(TASK_COLUMNS, 158, {"command": 400, "detail": 400})}
     assert long["detail"] >= 40 and long["command"] > long["detail"], "they share"
     narrow = {c.id for c, _ in widths(TASK_COLUMNS, 78, {"name": 24})}
-    assert "name" in narrow and "detail" not in narrow
+    assert {"name", "detail", "command"} <= narrow, "why a task waits is seen on a small terminal, too"
+    assert not {"owner", "cores", "gpus"} & narrow
 
 
 @given(

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tui.peer import peer, running, task
+from tui import watch_lines
 from tui.live import Mirror, Snapshot
 from tui.remote import Remote
 from tui.watch_lines import BadLine, decode
@@ -46,6 +47,24 @@ def test_what_is_no_json_is_refused_in_slices_too(
         decode(broken, 4)
     with pytest.raises(BadLine):
         decode(written + b" x", 4)
+
+
+def test_objects_inside_tasks_make_no_slice_longer() -> None:
+    """A slice that ends inside one is tried again, twice as long: too often, and the loop stands still."""
+    tasks = [task(i, wants={"labels": {"room": "b12"}, "pin": True} if i % 2 else {}) for i in range(2000)]
+    written = json.dumps({"tasks": tasks}).encode()
+    longest = 0
+
+    class Decoder(json.JSONDecoder):
+        def raw_decode(self, text: str, idx: int = 0) -> tuple[Any, int]:
+            nonlocal longest
+            longest = max(longest, len(text))
+            return super().raw_decode(text, idx)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(watch_lines, "_DECODER", Decoder())
+        assert decode(written, 4096) == {"tasks": tasks}
+    assert longest < 3 * 4096
 
 
 async def test_a_large_snapshot_is_decoded_beside_the_event_loop() -> None:

@@ -38,10 +38,10 @@ class Use:
 
     @property
     def lines(self) -> list[str]:
-        """What the terminal shows."""
+        """What the terminal shows; nothing while a screen is so new that it has no size."""
         width, height = self.app.size
         strips = self.app.screen._compositor.render_strips()
-        assert len(strips) == height
+        assert len(strips) in (0, height)
         return [strip.text[:width] for strip in strips]
 
     @property

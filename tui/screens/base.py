@@ -1,20 +1,18 @@
-"""What every screen over the cluster shares: its frame, its subscription, and the verbs on tasks."""
+"""What every screen over the cluster shares: its frame, its subscription, its filter and its prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 
 from hakuriver.errors import UsageError
-from hakuriver.views import TaskView
-from tui.actions import Scope, available, bindings
-from tui.facts import command, headline
+from tui.actions import available
 from tui.filters import Grammar
 from tui.live import Changes, Link
 from tui.messages import PromptChanged, PromptClosed, SearchAsked
@@ -25,14 +23,10 @@ from tui.widgets.log_view import LogView
 from tui.widgets.prompt import Prompt
 from tui.widgets.table import AnyTable
 
-_ASK_COUNT_FROM = 6
-
 
 class ClusterScreen(Screen[None]):
     """A screen that draws from the mirror. It listens only while it is the one in front."""
 
-    SCOPES: ClassVar[frozenset[Scope]] = frozenset({Scope.VIEW, Scope.TASKS})
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings(Scope.VIEW, Scope.TASKS)]
     VIEW: ClassVar[str] = ""
     GRAMMAR: ClassVar[Grammar[Any] | None] = None
     PROBLEM: ClassVar[Callable[[Any], bool] | None] = None
@@ -43,6 +37,7 @@ class ClusterScreen(Screen[None]):
         self.filter_text = ""
         self.only_problems = False
         self._searched = ""
+        self._asked_from: Widget | None = None
         # held here, not looked up: a notice or a change may come while the screen is made or torn down
         self._top = Header(id="header")
         self._banner = Banner(id="banner")
@@ -67,13 +62,16 @@ class ClusterScreen(Screen[None]):
         """The table that filters and marks mean here."""
         return None
 
-    def selected_tasks(self) -> list[TaskView]:
-        """What verbs act on."""
-        return []
+    @property
+    def tabs(self) -> tuple[str, ...]:
+        """The names of this screen's tabs, when it has more than one."""
+        return ()
 
-    def has_selection(self) -> bool:
-        """Whether there is anything that verbs could act on."""
-        return bool(self.selected_tasks())
+    def turn_to(self, step: int) -> None:
+        """Show a tab further right or left."""
+
+    def answered(self, kind: str, text: str) -> None:
+        """Somebody answered a prompt of a kind that only the screen knows."""
 
     def refresh_data(self, changes: Changes) -> None:
         """Take in what changed in the mirror."""
@@ -138,10 +136,8 @@ class ClusterScreen(Screen[None]):
         del parameters
         if action in ("filter", "problems"):
             return self.table is not None
-        if action in ("logs", "new_from", "pause", "kill", "copy"):
-            return self.has_selection()
-        if action == "undo":
-            return bool(self.session.still_held())
+        if action in ("next_tab", "previous_tab"):
+            return len(self.tabs) > 1
         return True
 
     def apply_filter(self) -> str:
@@ -171,12 +167,20 @@ class ClusterScreen(Screen[None]):
             self.table.get_ready(self.GRAMMAR.text)
         self.ask("filter", "/", value, lambda: [f"{field}:" for field in fields])
 
+    def action_next_tab(self) -> None:
+        self.turn_to(1)
+
+    def action_previous_tab(self) -> None:
+        self.turn_to(-1)
+
     def action_problems(self) -> None:
         self.only_problems = not self.only_problems
         self.apply_filter()
 
     def ask(self, kind: str, sign: str, value: str, suggestions: Callable[[], list[str]]) -> None:
         """Open the prompt; its answer comes as PromptClosed."""
+        if not self.query(Prompt):
+            self._asked_from = self.focused
         for old in self.query(Prompt):
             old.remove()
         history = self.session.histories.setdefault(kind, [])
@@ -194,15 +198,23 @@ class ClusterScreen(Screen[None]):
         await self.query(Prompt).remove()
         if message.kind == "search":
             self._search_log(message.text)
-        elif self.focused is None and self.table is not None:
-            self.table.focus()
+        else:
+            self._focus_again()
         if message.kind == "filter":
             if message.text:
                 self.session.last_filter = message.text
             self.set_filter(message.text or "")
         elif message.kind == "command" and message.text:
             await self._run_command(message.text.strip().lstrip(":"))
+        elif message.text is not None:
+            self.answered(message.kind, message.text)
         self.show_footer()
+
+    def _focus_again(self) -> None:
+        """Back to where the keyboard was: Textual moves on to whatever comes next."""
+        before = self._asked_from if self._asked_from is not None else self.table
+        if before is not None and before.is_attached:
+            before.focus()
 
     def on_search_asked(self, message: SearchAsked) -> None:
         self._searched = message.sender
@@ -244,55 +256,3 @@ class ClusterScreen(Screen[None]):
             table.repaint()
             return True
         return False
-
-    # verbs
-
-    def do(self, work: Coroutine[Any, Any, str]) -> None:
-        """Run an act in the background and say what became of it."""
-        self.hakuriver.do(work)
-
-    def action_new(self) -> None:
-        self.hakuriver.open_form(None)
-
-    def action_new_from(self) -> None:
-        self.hakuriver.open_form(self.selected_tasks()[0])
-
-    def action_undo(self) -> None:
-        self.do(self.session.undo())
-
-    def action_pause(self) -> None:
-        self.do(self.session.pause_or_resume(self.selected_tasks()))
-
-    def action_copy(self) -> None:
-        lines = "\n".join(command(task) for task in self.selected_tasks())
-        self.app.copy_to_clipboard(lines)
-        self.say(f"copied: {lines.splitlines()[0]}")
-
-    def action_logs(self) -> None:
-        self.hakuriver.open_logs(self.selected_tasks()[0])
-
-    def action_kill(self) -> None:
-        from tui.screens.confirm import Confirm, Question
-
-        tasks = self.selected_tasks()
-        foreign = [task for task in tasks if self.session.subject not in (None, task["owner"])]
-        lines = [
-            f"{task['id']:>6}  {task['state']:<10} {task['owner']:<10} {headline(task)}" for task in tasks
-        ]
-        question = Question(
-            f"Kill {len(tasks)} task{'s' * (len(tasks) != 1)} on {self.session.label}?",
-            lines,
-            yes="kill",
-            count=len(tasks) if foreign or len(tasks) >= _ASK_COUNT_FROM else None,
-            note=f"{len(foreign)} of them belong to others" if foreign else "",
-        )
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self.do(self.session.kill(tasks))
-                if self.table is not None:
-                    self.table.rows.marks.clear()
-                    self.table.rows.range_from = None
-                    self.table.repaint()
-
-        self.app.push_screen(Confirm(question), answered)

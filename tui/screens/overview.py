@@ -10,14 +10,15 @@ from textual.binding import BindingType
 from textual.containers import Container, Vertical
 from textual.timer import Timer
 
-from hakuriver.views import TaskView
+from hakuriver.views import NodeView, TaskView
 from tui.actions import Scope, bindings
 from tui.catalog import TASK_COLUMNS, TASK_GRAMMAR
 from tui.facts import task_problem
 from tui.filters import Grammar
 from tui.live import Changes
-from tui.messages import Chosen, Highlighted
+from tui.messages import Chosen, Highlighted, NodeAsked
 from tui.rows import Rows
+from tui.screens.acting import ActingScreen
 from tui.screens.base import ClusterScreen
 from tui.session import Session
 from tui.widgets.bars import Lines, pane_title
@@ -42,9 +43,9 @@ def task_facts(screen: ClusterScreen, table: AnyTable) -> str:
     )
 
 
-class Overview(ClusterScreen):
+class Overview(ActingScreen):
     VIEW = "overview"
-    SCOPES: ClassVar[frozenset[Scope]] = ClusterScreen.SCOPES | {Scope.OVERVIEW}
+    SCOPES: ClassVar[frozenset[Scope]] = ActingScreen.SCOPES | {Scope.OVERVIEW}
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(Scope.OVERVIEW)]
     GRAMMAR: ClassVar[Grammar[Any] | None] = TASK_GRAMMAR
     PROBLEM: ClassVar[Callable[[Any], bool] | None] = staticmethod(task_problem)
@@ -81,8 +82,16 @@ class Overview(ClusterScreen):
     def selected_tasks(self) -> list[TaskView]:
         return self.tasks.rows.selected()
 
+    def current_task(self) -> TaskView | None:
+        return self.tasks.rows.current
+
     def has_selection(self) -> bool:
         return self.tasks.rows.any_selected
+
+    def selected_nodes(self) -> list[NodeView]:
+        """The panel that has the keyboard."""
+        node = self.session.mirror.nodes.get(self.panels.selected or "")
+        return [node] if node and self.panels.has_focus else []
 
     def refresh_data(self, changes: Changes) -> None:
         mirror = self.session.mirror
@@ -99,9 +108,10 @@ class Overview(ClusterScreen):
             log.show(current["id"], current["attempt"])  # a new attempt has a new log
 
     def _show_nodes(self) -> None:
-        most = max(3, round(self.size.height * 0.3))
+        most = max(3, round(self.size.height * (0.3 if self.size.height < 40 else 0.36)))
         empty = self.waiting_text("no node has joined yet: hakuriver up on a machine adds it")
-        self.panels.show(self.session.mirror.nodes.values(), most=most, empty=empty)
+        mirror = self.session.mirror
+        self.panels.show(mirror.nodes.values(), mirror.tasks.get, most=most, empty=empty)
 
     def _show_titles(self) -> None:
         title = self._tasks_title
@@ -142,6 +152,9 @@ class Overview(ClusterScreen):
             self.tasks.focus()
         elif isinstance(message.key, int):
             self.hakuriver.open_task(message.key)
+
+    def on_node_asked(self, message: NodeAsked) -> None:
+        self.hakuriver.open_node(message.name)
 
     def on_screen_suspend(self) -> None:
         self.pane.view.stop()

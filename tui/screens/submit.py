@@ -13,12 +13,24 @@ from textual.suggester import Suggester
 from textual.widgets import Input, Label, Static
 
 from hakuriver.errors import HakuRiverError
-from tui.actions import ACTIONS, Scope, bindings, shown_key
-from tui.form import FIELDS, Parsed, completion, parse
+from hakuriver.lifecycle import ENDED
+from tui.actions import Scope, available, bindings, shown_key
+from tui.form import FIELDS, ROWS, Field, Parsed, completion, count_of, has_span, parse, preview, with_gpus
+from tui.messages import Picked, Ticked
 from tui.plain import clean
 from tui.remote import caller
 from tui.screens.confirm import Confirm, Question
 from tui.session import Session
+from tui.widgets.bars import Lines
+from tui.widgets.flag import Flag
+from tui.widgets.picker import TargetPicker
+
+_ENTRIES = "Input, Flag, TargetPicker"
+_AROUND_FIELDS = 5
+"""Lines of the form that are no fields: its border, title, error and keys."""
+_FRAME = 9
+_LEAST_PLACES = 7
+"""Lines of the places at least, words and header included; the fields scroll then."""
 
 
 class _NodeNames(Suggester):
@@ -42,35 +54,82 @@ class SubmitForm(ModalScreen[str | None]):
         self._filled = filled
         self._touched: set[str] = set()
         self._sending = False
+        self._picker = TargetPicker(id="picker")
+        self._preview = Static("", id="form-preview", markup=False)
 
     def compose(self) -> ComposeResult:
         with Vertical(id="form"):
             yield Static(f"New task on {clean(self._session.label)}", id="form-title", markup=False)
             with VerticalScroll(id="fields", can_focus=False):
-                for field in FIELDS:
-                    suggester = _NodeNames(self._names) if field.id == "target" else None
-                    with Horizontal(classes="field"):
-                        yield Label(field.label, classes="field-label", markup=False)
-                        yield Input(
-                            self._filled.get(field.id, ""),
-                            placeholder=field.placeholder,
-                            compact=True,
-                            suggester=suggester,
-                            id=f"field-{field.id}",
-                        )
-                    yield Label("", classes="field-error", id=f"error-{field.id}", markup=False)
-            yield Static("", id="form-argv", markup=False)
+                for row in ROWS:
+                    with Horizontal(classes="row"):
+                        for field in row:
+                            yield Label(field.label, classes="field-label", markup=False)
+                            yield self._entry(field)
+                    yield Label("", classes="field-error", id=f"error-{row[0].id}", markup=False)
+                    if row[0].id == "command":
+                        yield self._preview
+                    if row[0].id == "target":
+                        yield self._picker
             yield Static("", id="form-error", markup=False)
-            yield Static(self._keys(), id="form-keys", markup=False)
+            yield Lines(id="form-keys")
+
+    def _entry(self, field: Field) -> Input | Flag:
+        filled = self._filled.get(field.id, "")
+        if field.flag:
+            return Flag(field.placeholder, id=f"field-{field.id}", ticked=bool(filled))
+        return Input(
+            filled,
+            placeholder=field.placeholder,
+            compact=True,
+            select_on_focus=False,
+            suggester=_NodeNames(self._names) if field.id == "target" else None,
+            id=f"field-{field.id}",
+        )
 
     def on_mount(self) -> None:
-        self.query_one("#field-command", Input).focus()
+        self._input("command").focus()
+        self._say("")
+        self._show_places()
         self._check()
+        self.set_interval(1.0, self._show_places)
 
-    @staticmethod
-    def _keys() -> str:
-        shown = [action for action in ACTIONS if action.scope is Scope.FORM and action.footer]
-        return "  ".join(f"{shown_key(action.keys[0])} {action.label}" for action in shown)
+    def on_resize(self) -> None:
+        self.query_one("#fields").styles.max_height = max(3, self.size.height - _AROUND_FIELDS)
+        self.call_after_refresh(self._show_places)
+
+    def on_descendant_focus(self) -> None:
+        """The places are there while somebody thinks about them, or always where there is room."""
+        focused = self.focused
+        picking = focused is not None and focused.id in ("field-target", "picker")
+        self._picker.display = picking or self._tall
+        self._show_keys()
+
+    def _show_places(self) -> None:
+        mirror = self._session.mirror
+        most = max(_LEAST_PLACES, self.size.height - len(ROWS) - _FRAME)
+        self._picker.show(mirror.nodes.values(), mirror.tasks.get, most=most)
+
+    @property
+    def _tall(self) -> bool:
+        """Whether there is room for everything at once."""
+        return self.size.height >= len(ROWS) + _FRAME + 12
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        del parameters
+        return action != "complete" or isinstance(self.focused, Input)
+
+    def _show_keys(self) -> None:
+        shown = sorted((action for action, _ in available(self) if action.footer), key=lambda a: a.footer)
+        pieces = [
+            piece
+            for action in shown
+            for piece in ((shown_key(action.keys[0]), "accent"), (f" {action.label}  ", "muted"))
+        ]
+        self.query_one("#form-keys", Lines).put(pieces)
+
+    def _input(self, field: str) -> Input:
+        return self.query_one(f"#field-{field}", Input)
 
     @property
     def dirty(self) -> bool:
@@ -80,28 +139,58 @@ class SubmitForm(ModalScreen[str | None]):
     def _names(self) -> list[str]:
         return list(self._session.mirror.nodes)
 
+    def _living(self) -> dict[str, int]:
+        tasks = self._session.mirror.tasks.values()
+        return {task["name"]: task["id"] for task in tasks if task["name"] and task["state"] not in ENDED}
+
     def _typed(self) -> dict[str, str]:
-        return {field.id: self.query_one(f"#field-{field.id}", Input).value for field in FIELDS}
+        found: dict[str, str] = {}
+        for field in FIELDS:
+            entry = self.query_one(f"#field-{field.id}")
+            if isinstance(entry, Input):
+                found[field.id] = entry.value
+            elif isinstance(entry, Flag):
+                found[field.id] = "yes" if entry.ticked else ""
+        return found
 
     def _check(self, *, everything: bool = False) -> Parsed:
         """Validate and show what is wrong; an untouched field is left in peace until submission."""
-        parsed = parse(self._typed(), self._names())
-        for field in FIELDS:
-            wrong = parsed.errors.get(field.id, "")
-            label = self.query_one(f"#error-{field.id}", Label)
-            shown = wrong if everything or field.id in self._touched else ""
-            label.update(clean(shown))
-            label.display = bool(shown)
-        argv = parsed.body.get("command")
-        self.query_one("#form-argv", Static).update(f"argv  {clean(repr(argv))}" if argv else "")
+        typed = self._typed()
+        names = self._living() if typed["after"] else {}
+        parsed = parse(typed, self._session.mirror.nodes, names)
+        for row in ROWS:
+            wrong = [
+                f"{field.label}: {text}" if len(row) > 1 else text
+                for field in row
+                if (text := parsed.errors.get(field.id, "")) and (everything or field.id in self._touched)
+            ]
+            label = self.query_one(f"#error-{row[0].id}", Label)
+            label.update(clean("; ".join(wrong)))
+            label.display = bool(wrong)
+        self._preview.update(clean(preview(parsed.body)))
+        self._picker.take(typed["target"], count_of(typed["gpus"]))
         return parsed
 
     def on_input_changed(self, event: Input.Changed) -> None:
         name = (event.input.id or "").removeprefix("field-")
         if event.value != self._filled.get(name, ""):
             self._touched.add(name)
+        if name == "command" and "sweep" not in self._touched:
+            self.query_one("#field-sweep", Flag).put(ticked=has_span(event.value))
         self._say("")
         self._check()
+
+    def on_ticked(self, message: Ticked) -> None:
+        self._touched.add(message.sender.removeprefix("field-"))
+        self._check()
+
+    def on_picked(self, message: Picked) -> None:
+        """The matrix changed: the text follows."""
+        target = self._input("target")
+        target.value = message.targets
+        target.cursor_position = len(message.targets)
+        gpus = self._input("gpus")
+        gpus.value = with_gpus(gpus.value, message.gpus)
 
     def on_input_submitted(self) -> None:
         self.action_submit()
@@ -112,10 +201,10 @@ class SubmitForm(ModalScreen[str | None]):
         line.display = bool(text)
 
     def action_form_next(self) -> None:
-        self.focus_next(Input)
+        self.focus_next(_ENTRIES)
 
     def action_form_previous(self) -> None:
-        self.focus_previous(Input)
+        self.focus_previous(_ENTRIES)
 
     def action_complete(self) -> None:
         if isinstance(self.focused, Input):
@@ -139,7 +228,7 @@ class SubmitForm(ModalScreen[str | None]):
         parsed = self._check(everything=True)
         if parsed.errors:
             first = next(field.id for field in FIELDS if field.id in parsed.errors)
-            self.query_one(f"#field-{first}", Input).focus()
+            self.query_one(f"#field-{first}").focus()
             return
         if not self._sending:
             self._sending = True
@@ -156,4 +245,5 @@ class SubmitForm(ModalScreen[str | None]):
             self._sending = False
         ids = ", ".join(str(task["id"]) for task in answer["tasks"])
         refused = "; ".join(f"{each['target']}: {each['error']['message']}" for each in answer["refused"])
-        self.dismiss(f"submitted {ids}" + (f"; refused {refused}" if refused else ""))
+        parts = [f"submitted {ids}", f"refused {refused}" if refused else "", *answer["warnings"]]
+        self.dismiss("; ".join(filter(None, parts)))

@@ -1,33 +1,42 @@
-"""One task: everything known about it, its attempts, and its log; or the log alone."""
+"""One task: what is known of it, and in tabs its output, why it waits, its attempts; or its log alone."""
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
 
 from hakuriver.errors import HakuRiverError
-from hakuriver.units import format_cores, format_size
-from hakuriver.views import AttemptView, TaskView
-from tui.facts import clock, command, detail, elapsed, symbol, task_gpus, tone
+from hakuriver.lifecycle import ENDED, State
+from hakuriver.views import AttemptView, BatchView, ExplainView, NodeReason, TaskView
+from tui.facts import command
 from tui.live import Changes
+from tui.messages import Chosen, Highlighted
 from tui.plain import clean, fit
-from tui.screens.base import ClusterScreen
+from tui.rows import Rows
+from tui.screens.acting import ActingScreen
 from tui.session import Session
-from tui.widgets.bars import Lines, pane_title
+from tui.task_facts import ATTEMPT_COLUMNS, WHY_COLUMNS, Fact, ahead_of, facts_of, state_of
+from tui.widgets.bars import Lines, pane_title, tab_title
 from tui.widgets.log_pane import LogPane
 from tui.widgets.log_view import LogView
+from tui.widgets.table import Table
 from tui.widgets.tones import Piece
 
 _LABEL = 11
+_TWO_COLUMNS = 110
+_ASK_AGAIN = 2.0
+"""Seconds between two questions why a task waits, at least."""
+_COUNT_AGAIN = 5.0
+"""Seconds between two looks at how the batch stands."""
+_NAMES = {"output": "Output", "why": "Why it waits", "attempts": "Attempts"}
 
 
-class LogScreen(ClusterScreen):
+class LogScreen(ActingScreen):
     """A task's log on the whole screen."""
 
     VIEW = "tasks"
-    BINDINGS: ClassVar[list[BindingType]] = []
     EXPLAINS: ClassVar[bool] = True
 
     def __init__(self, session: Session, task: TaskView) -> None:
@@ -41,6 +50,10 @@ class LogScreen(ClusterScreen):
 
     def on_mount(self) -> None:
         self.log_view.show(self.task_id, self._shown["attempt"])
+        self.begin()
+
+    def begin(self) -> None:
+        """Where the keyboard is at first. Textual runs ``on_mount`` of every class, this once."""
         self.log_view.focus()
 
     @property
@@ -73,49 +86,136 @@ class LogScreen(ClusterScreen):
 
 
 class TaskScreen(LogScreen):
-    """What is known of a task, above its log."""
+    """What is known of a task, above one of the tabs. A waiting one opens with why it waits."""
 
     EXPLAINS: ClassVar[bool] = False
 
     def __init__(self, session: Session, task: TaskView) -> None:
         super().__init__(session, task)
-        self._attempts: list[AttemptView] = []
         self._heading = Lines(id="task-title")
         self._facts = Lines(id="facts")
-        self._attempts_heading = Lines(id="attempts-title")
-        self._attempts_lines = Lines(id="attempts")
-        self._fetched = ("", 0)
+        self._tabs_line = Lines(id="task-tabs")
+        self._why_lines = Lines(id="why-text")
+        why: Rows[str, NodeReason] = Rows(lambda row: row["node"], WHY_COLUMNS, sort="fits")
+        attempts: Rows[int, AttemptView] = Rows(lambda row: row["attempt"], ATTEMPT_COLUMNS, sort="attempt")
+        self.why = Table(why, id="why", empty=lambda: "asking the host…")
+        self.attempts = Table(attempts, id="attempts", empty=lambda: "asking the host…")
+        self.front_tab = "why" if task["state"] == State.PENDING else "output"
+        self._batch: BatchView | None = None
+        self._fetched: tuple[object, ...] = ()
+        self._asked = self._counted = 0.0
+        self._stale = True
 
     def compose_body(self) -> ComposeResult:
         yield self._heading
         yield self._facts
-        yield self._attempts_heading
-        yield self._attempts_lines
-        yield from super().compose_body()
+        yield self._tabs_line
+        yield self._why_lines
+        yield self.why
+        yield self.attempts
+        yield self.pane
+
+    def begin(self) -> None:
+        self._turn(self.front_tab)
+
+    # tabs
+
+    @property
+    def _kinds(self) -> list[str]:
+        return ["output", *(["why"] if self._shown["state"] == State.PENDING else []), "attempts"]
+
+    @property
+    def tabs(self) -> tuple[str, ...]:
+        return tuple(_NAMES[kind] for kind in self._kinds)
+
+    def turn_to(self, step: int) -> None:
+        kinds = self._kinds
+        self._turn(kinds[(kinds.index(self.front_tab) + step) % len(kinds)])
+
+    def _turn(self, kind: str) -> None:
+        self.front_tab = kind
+        shown = {"output": self.pane, "why": self.why, "attempts": self.attempts}
+        for name, widget in shown.items():
+            widget.display = name == kind
+        (self.log_view if kind == "output" else shown[kind]).focus()
+        if kind == "why":
+            self._ask_why()
+        else:
+            self._why_lines.put()
+        self._show_facts()
+        self.show_footer()
+
+    def on_chosen(self, message: Chosen) -> None:
+        if message.sender == "attempts" and isinstance(message.key, int):
+            self.log_view.show(self.task_id, message.key)
+            self._turn("output")
+        elif message.sender == "why":
+            self.hakuriver.open_node(str(message.key))
+
+    def on_highlighted(self, _: Highlighted) -> None:
+        self.show_footer()
+
+    # what is known
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return ClusterScreen.check_action(self, action, parameters)
+        return ActingScreen.check_action(self, action, parameters)
 
     def refresh_data(self, changes: Changes) -> None:
         super().refresh_data(changes)
-        stands = (self._shown["state"], self._shown["attempt"])
+        self._stale = True
+        if self.front_tab == "why" and self._shown["state"] != State.PENDING:
+            self._turn("output")
+        stands = (self._shown["state"], self._shown["attempt"], self._shown["reason"])
         if self._fetched != stands:
             self._fetched = stands
             self.run_worker(self._fetch(), group="task", exclusive=True)
+            self._ask_why()
         self._show_facts()
 
     async def _fetch(self) -> None:
         try:
             found = await self.session.remote.task(self.task_id)
+            if found["batch_size"] > 1:
+                self._counted = time.monotonic()
+                self._batch = await self.session.remote.batch(found["batch"])
         except HakuRiverError as error:
             self.say(error.message, "bad")
-            self._fetched = ("", 0)
+            self._fetched = ()
             return
-        self._attempts = found.get("attempts", [])
+        self.attempts.load(found.get("attempts", []))
         self._show_facts()
 
+    def _ask_why(self) -> None:
+        """Ask the host why it waits, while that is what is looked at."""
+        if self.front_tab == "why":
+            self._asked, self._stale = time.monotonic(), False
+            self.run_worker(self._explain(), group="why", exclusive=True)
+
+    async def _explain(self) -> None:
+        try:
+            found: ExplainView = await self.session.remote.explain(self.task_id)
+        except HakuRiverError as error:
+            self._why_lines.put([(f" {error.message}", "bad")])
+            return
+        if self.front_tab != "why":
+            return
+        self._why_lines.put([(f" {ahead_of(found)}", "wait")])
+        self.why.sync({row["node"]: row for row in found["nodes"]})
+
     def tick(self) -> None:
+        now = time.monotonic()
+        if self._stale and now - self._asked > _ASK_AGAIN:
+            self._ask_why()
+        if self._batch is not None and now - self._counted > _COUNT_AGAIN and self._batch_alive():
+            self._counted = now
+            self.run_worker(self._fetch(), group="task", exclusive=True)
+        self.attempts.tick()
         self._show_facts()
+
+    def _batch_alive(self) -> bool:
+        return self._batch is not None and any(
+            count for state, count in self._batch["states"].items() if state not in ENDED
+        )
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_facts)
@@ -124,61 +224,31 @@ class TaskScreen(LogScreen):
         task, width = self._shown, self.size.width
         title = f"Task {task['id']}" + (f" {clean(task['name'])}" if task["name"] else "")
         self._heading.put(pane_title(title, "", width))
-        self._facts.put(*_facts(task, width))
-        rows = [_attempt(each) for each in self._attempts]
-        self._attempts_heading.put(
-            *([pane_title("Attempts", str(len(rows)), width)] if len(rows) > 1 else [])
+        argv = fit(command(task), width - _LABEL - 2).rstrip()
+        self._facts.put(
+            _line("state", state_of(task)),
+            _line("command", [(argv, "title")]),
+            *_columns(facts_of(task, self._batch), width),
         )
-        self._attempts_lines.put(*(rows[-6:] if len(rows) > 1 else []))
+        count = len(self.attempts.rows)
+        names = [f"{name} {count}" if name == "Attempts" and count else name for name in self.tabs]
+        self._tabs_line.put(tab_title(names, self._kinds.index(self.front_tab), "", width))
 
 
-def _facts(task: TaskView, width: int) -> list[list[Piece]]:
-    state: list[Piece] = [(f"{symbol(task['state'])} {task['state'].replace('_', ' ')}", tone(task["state"]))]
-    if why := detail(task):
-        state.append((f"  {why}", "muted"))
-    asked = f"{format_cores(task['cores'])} core{'s' * (task['cores'] != 1)}" + (
-        f", {format_size(task['memory'])}" if task["memory"] else ", no memory cap"
-    )
-    gpus = f", GPU {task_gpus(task)}" if task["gpus"] else ""
-    place = clean(task["node"] or "–") + (f" (asked for {clean(task['target'])})" if task["target"] else "")
-    runs = clean(" ".join(filter(None, (task["executor"], task["container"], task["image"])))) or "–"
-    times = " → ".join(clock(task[key]) for key in ("created_at", "started_at", "ended_at"))
-    times = f"{times}   {elapsed(task)}"
-    pairs: list[tuple[str, str]] = [
-        ("node", place),
-        ("resources", asked + gpus),
-        ("owner", clean(task["owner"])),
-        ("runs as", runs),
-        ("batch", f"{task['batch']}" + (f"   tags {clean(' '.join(task['tags']))}" if task["tags"] else "")),
-        ("times", times),
-    ]
-    argv = fit(command(task), width - _LABEL - 2).rstrip()
-    lines: list[list[Piece]] = [_fact("state", state), _fact("command", [(argv, "title")])]
-    if task["workdir"]:
-        pairs.append(("folder", clean(task["workdir"])))
-    if width < 110:
-        return lines + [_fact(label, [(text, "")]) for label, text in pairs]
+def _columns(facts: list[Fact], width: int) -> list[list[Piece]]:
+    """Two beside each other where there is room."""
+    if width < _TWO_COLUMNS:
+        return [_line(label, [(fit(text, width - _LABEL - 2).rstrip(), "")]) for label, text in facts]
     half = width // 2
-    for at in range(0, len(pairs), 2):
-        label, text = pairs[at]
-        line = _fact(label, [(fit(text, half - _LABEL - 2), "")])
-        if at + 1 < len(pairs):
-            line += _fact(pairs[at + 1][0], [(pairs[at + 1][1], "")])
+    lines: list[list[Piece]] = []
+    for at in range(0, len(facts), 2):
+        label, text = facts[at]
+        line = _line(label, [(fit(text, half - _LABEL - 2), "")])
+        if at + 1 < len(facts):
+            line += _line(facts[at + 1][0], [(facts[at + 1][1], "")])
         lines.append(line)
     return lines
 
 
-def _fact(label: str, value: list[Piece]) -> list[Piece]:
+def _line(label: str, value: list[Piece]) -> list[Piece]:
     return [(f" {label:>{_LABEL - 2}}  ", "muted"), *value]
-
-
-def _attempt(attempt: AttemptView) -> list[Piece]:
-    how = attempt["error"] or attempt["reason"]
-    code = "" if attempt["exit_code"] is None else f"exit {attempt['exit_code']}"
-    return [
-        (f" {attempt['attempt']:>9}  ", "muted"),
-        (fit(f"{symbol(attempt['state'])} {attempt['state']}", 13), tone(attempt["state"])),
-        (fit(clean(attempt["node"] or "–"), 14), ""),
-        (fit(f"{clock(attempt['started_at'])} → {clock(attempt['ended_at'])}", 24), "muted"),
-        (f"  {code}  {clean(how or '')}", "muted"),
-    ]

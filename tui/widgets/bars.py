@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from textual.screen import Screen
@@ -28,6 +29,19 @@ def pane_title(name: str, facts: str, width: int) -> list[Piece]:
         (facts, "muted"),
         ("─" * max(0, width - len(name) - len(facts) - 3), "muted"),
     ]
+
+
+def tab_title(names: Sequence[str], current: int, facts: str, width: int) -> list[Piece]:
+    """The same with a name for each tab; the one in front stands out, with the facts about it."""
+    pieces: list[Piece] = [("── ", "muted")]
+    for place, name in enumerate(names):
+        pieces += [("│ ", "faint")] if place else []
+        pieces.append((f"{name} ", "title" if place == current else "muted"))
+        if place == current and facts:
+            pieces.append((f"{facts} ", "muted"))
+    hint = " [ ] ──"
+    line = "─" * max(0, width - sum(len(text) for text, _ in pieces) - len(hint))
+    return [*pieces, (f"{line}{hint}", "muted")]
 
 
 class Lines(Drawn):
@@ -98,7 +112,10 @@ class Header(Lines):
         nodes = len(mirror.nodes)
         waiting, wrong = (sum(states[state] for state in group) for group in (_WAITING, _WRONG))
         live = sum(count for state, count in states.items() if state not in ENDED)
+        drained = sum(node["drained"] for node in mirror.nodes.values())
         pieces: list[Piece] = [(f" {online}/{nodes} nodes ", "" if online == nodes else "bad")]
+        if drained:
+            pieces.append((f"◇ {drained} ", "warn"))
         pieces.append((f" ● {live - waiting} ", "good" if live > waiting else "muted"))
         pieces.append((f" ◌ {waiting} ", "wait" if waiting else "muted"))
         pieces.append((f" ✗ {wrong} ", "bad" if wrong else "muted"))

@@ -37,6 +37,8 @@ class LogPane(Vertical):
         width = self.size.width or self.app.size.width
         self.view.excuse = no_log(task) if task else ("", "")
         name = f"{self.view.stream_name} of {task['id']}" if task else "Log"
+        if task and self.view.shown and self.view.shown[1] != task["attempt"]:
+            name += f" attempt {self.view.shown[1]}"
         facts = " · ".join(filter(None, (headline(task) if task else "", self.view.title)))
         room = max(0, width - len(name) - 6)
         self._heading.put(pane_title(name, fit(facts, room).rstrip() if facts else "", width))

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
-from hakuriver.units import format_size
-from hakuriver.views import NodeView
+from hakuriver.views import NodeView, TaskView
 from tui.actions import Scope, bindings
-from tui.facts import held_cores, symbol, tone
-from tui.messages import Chosen, Highlighted
+from tui.facts import node_reason, node_state, node_symbol
+from tui.gpus import Whose, devices
+from tui.messages import Chosen, Highlighted, NodeAsked
 from tui.plain import clean, fit
-from tui.widgets.tones import Drawn, Piece, bar, differing, spread
+from tui.widgets import meters
+from tui.widgets.tones import Drawn, Piece, differing, spread
 
 _PANEL_WIDTH = 38
+_TALL_WIDTH = 52
 _LINE_WIDTH = 58
-_NUMBERS = 14
-_LEVELS = "▁▂▃▄▅▆▇█"
+_EDGES = {"warn": "warn", "bad": "bad"}
+"""Panels of nodes that need a look have an edge of that tone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Lines of a node, and what they were drawn of."""
+
+    node: NodeView
+    held: list[TaskView | None]
+    looks: tuple[object, ...]
+    strips: list[Strip]
 
 
 class NodePanels(Drawn, can_focus=True, inherit_bindings=False):
@@ -34,14 +48,18 @@ class NodePanels(Drawn, can_focus=True, inherit_bindings=False):
         self.nodes: list[NodeView] = []
         self.selected: str | None = None
         self._lines: list[Strip] = []
+        self._known: dict[str, _Known] = {}
         self._most = 10
         self._empty = ""
+        self._whose: Whose = lambda _: None
 
-    def show(self, nodes: Iterable[NodeView], *, most: int, empty: str) -> None:
+    def show(self, nodes: Iterable[NodeView], whose: Whose, *, most: int, empty: str) -> None:
         """Draw these nodes in at most so many lines; ``empty`` stands there when there are none."""
+        self._whose = whose
         self.nodes = sorted(nodes, key=lambda node: node["name"])
         self._most, self._empty = most, empty
         names = [node["name"] for node in self.nodes]
+        self._known = {name: known for name, known in self._known.items() if name in names}
         if self.selected not in names:
             self.selected = names[0] if names else None
         self._lay_out()
@@ -66,17 +84,45 @@ class NodePanels(Drawn, can_focus=True, inherit_bindings=False):
             self.refresh(*regions)
 
     def _blocks(self, width: int) -> list[Strip]:
+        """The most telling form that fits: a line for each GPU, panels, or a line for each node."""
         if not self.nodes:
             return [Strip.blank(width, self.rich_style), self.strip([(f"  {self._empty}", "muted")], width)]
-        across = self._balanced(width // _PANEL_WIDTH)
-        tall = 5 if any(node["gpus"] for node in self.nodes) else 4
-        if -(-len(self.nodes) // across) * tall <= self._most:
-            return self._grid([self._panel(node, w, tall) for node, w in self._shares(across, width)], across)
+        for least, each_gpu in ((_TALL_WIDTH, True), (_PANEL_WIDTH, False)):
+            across = self._balanced(width // least)
+            heights = [4 + self._gpu_lines(node, each=each_gpu) for node in self.nodes]
+            rows = [max(heights[at : at + across]) for at in range(0, len(heights), across)]
+            if sum(rows) <= self._most:
+                shares = enumerate(self._shares(across, width))
+                return self._grid(
+                    [
+                        self._drawn(node, w, partial(self._panel, tall=rows[i // across], each_gpu=each_gpu))
+                        for i, (node, w) in shares
+                    ],
+                    across,
+                )
         across = self._balanced(width // _LINE_WIDTH)
-        lines = self._grid([[self._row(node, w)] for node, w in self._shares(across, width)], across)
+        cells = min(16 if width // across >= 100 else 8, max(len(devices(each)) for each in self.nodes))
+        row = partial(self._row, cells=cells)
+        lines = self._grid([self._drawn(node, w, row) for node, w in self._shares(across, width)], across)
         place = next((i for i, node in enumerate(self.nodes) if node["name"] == self.selected), 0) // across
         first = max(0, min(place - self._most // 2, len(lines) - self._most))
         return lines[first : first + self._most]
+
+    def _drawn(self, node: NodeView, width: int, draw: partial[list[Strip]]) -> list[Strip]:
+        """A node's lines; those of one that is as it was are here already."""
+        held = [self._whose(gpu["task"]) for gpu in node["gpus"] if gpu["task"] is not None]
+        here = node["name"] == self.selected and self.has_focus
+        looks = (width, draw.func, draw.keywords, here, self.app.theme)
+        known = self._known.get(node["name"])
+        if known is not None and known.node is node and known.looks == looks and known.held == held:
+            return known.strips
+        strips = draw(node, width)
+        self._known[node["name"]] = _Known(node, held, looks, strips)
+        return strips
+
+    def _gpu_lines(self, node: NodeView, *, each: bool) -> int:
+        found = len(devices(node))
+        return found if each else bool(found)
 
     def _balanced(self, most: int) -> int:
         """How many side by side, so that the rows are as even as they can be."""
@@ -102,107 +148,58 @@ class NodePanels(Drawn, can_focus=True, inherit_bindings=False):
             ]
         return lines
 
-    def _panel(self, node: NodeView, width: int, tall: int) -> list[Strip]:
+    def _panel(self, node: NodeView, width: int, *, tall: int, each_gpu: bool) -> list[Strip]:
         inner = width - 4
         here = node["name"] == self.selected and self.has_focus
-        edge = "accent" if here else "muted"
-        name = clean(node["name"])
-        left: list[Piece] = [("╭─ ", edge), (name, "title"), (" ", edge)]
-        right: list[Piece] = [(" ", edge), *self._state(node), (" ─╮", edge)]
+        edge = "accent" if here else _EDGES.get(node_symbol(node)[1], "muted")
+        left: list[Piece] = [("╭─ ", edge), (clean(node["name"]), "title"), (" ", edge)]
+        right: list[Piece] = [(" ", edge), *node_state(node), (" ─╮", edge)]
         gap = max(0, width - sum(len(t) for t, _ in (*left, *right)))
         top = spread([*left, ("─" * gap, edge)], right, width)
-        body = [self._cpu(node, inner), self._memory(node, inner)]
-        if tall == 5:
-            body.append(self._gpus(node, inner))
-        foot = f" {node['tasks']} task{'s' * (node['tasks'] != 1)}{self._load(node)} "
+        body = [meters.cpu(node, inner), meters.memory(node, inner)]
+        if each_gpu:
+            body += [meters.gpu_line(gpu, self._whose, inner) for gpu in devices(node)]
+        elif tall > 4:
+            body.append(meters.gpu_strip(node, inner))
+        body += [[(" " * inner, "")]] * (tall - 2 - len(body))
+        foot = f" {fit(self._foot(node), min(width - 6, len(self._foot(node))))} "
         bottom: list[Piece] = [
             ("╰─", edge),
-            (foot, "muted"),
+            (foot, edge if edge in _EDGES.values() else "muted"),
             ("─" * max(0, width - len(foot) - 3), edge),
             ("╯", edge),
         ]
         lines = [top, *([("│ ", edge), *line, (" │", edge)] for line in body), bottom]
         return [self.strip(line, width) for line in lines]
 
-    def _row(self, node: NodeView, width: int) -> Strip:
-        here = node["name"] == self.selected and self.has_focus
-        name = fit(clean(node["name"]), 12)
-        room = width - 14 - 9
-        half = room // 2
-        pieces: list[Piece] = [("▌" if here else " ", "accent"), (symbol(node["state"]), self._tone(node))]
-        pieces += [
-            (f" {name} ", "title"),
-            *self._cpu(node, half - 1),
-            (" ", ""),
-            *self._memory(node, room - half),
-        ]
-        pieces += [(fit(f"{node['tasks']} t", 6, right=True), "muted")]
-        return self.strip(pieces, width)
-
     @staticmethod
-    def _tone(node: NodeView) -> str:
-        return "warn" if node["drained"] else tone(node["state"])
-
-    def _state(self, node: NodeView) -> list[Piece]:
-        text = "drained" if node["drained"] else clean(node["state"])
-        return [(f"{symbol(node['state'])} {text}", self._tone(node))]
-
-    @staticmethod
-    def _load(node: NodeView) -> str:
+    def _foot(node: NodeView) -> str:
+        count = f"{node['tasks']} task{'s' * (node['tasks'] != 1)}"
+        if why := node_reason(node):
+            return f"{count} · {why}"
         usage = node["usage"]
         if usage is None:
-            return ""
+            return count
         heat = f" · {usage['temperature']:.0f}°C" if usage["temperature"] else ""
-        return f" · load {usage['load']:.2f}{heat}"
+        return f"{count} · load {usage['load']:.2f}{heat}"
 
-    @staticmethod
-    def _meter(
-        label: str, width: int, used: float | None, held: float, *, numbers: str, tone_name: str
-    ) -> list[Piece]:
-        meter = max(3, width - 4 - _NUMBERS)
-        return [
-            (f"{label} ", "muted"),
-            *bar(meter, used, held, tone_name),
-            (fit(numbers, width - 4 - meter, right=True), ""),
-        ]
-
-    def _cpu(self, node: NodeView, width: int) -> list[Piece]:
-        usage = node["usage"] if node["state"] == "online" else None
-        percent = f"{usage['cpu_percent']:.0f}%" if usage else "–"
-        held = 1 - node["cores_free"] / node["cores"] if node["cores"] else 0.0
-        numbers = f"{percent:>4} {held_cores(node):>7}"
-        return self._meter(
-            "cpu",
-            width,
-            usage["cpu_percent"] / 100 if usage else None,
-            held,
-            numbers=numbers,
-            tone_name="accent",
-        )
-
-    def _memory(self, node: NodeView, width: int) -> list[Piece]:
-        usage = node["usage"] if node["state"] == "online" else None
-        total = node["memory"] or 1
-        used = usage["memory_used"] / total if usage else None
-        shown = format_size(usage["memory_used"]) if usage else "–"
-        numbers = f"{shown:>4} of {format_size(node['memory']):>4}"
-        tone_name = "bad" if (used or 0) > 0.95 else "warn" if (used or 0) > 0.85 else "info"
-        return self._meter(
-            "mem", width, used, 1 - node["memory_free"] / total, numbers=numbers, tone_name=tone_name
-        )
-
-    @staticmethod
-    def _gpus(node: NodeView, width: int) -> list[Piece]:
-        if not node["gpus"]:
-            return [(fit("gpu –", width), "muted")]
-        pieces: list[Piece] = [("gpu ", "muted")]
-        room = width - 4 - _NUMBERS
-        for gpu in node["gpus"][: max(1, room // 3)]:
-            level = _LEVELS[min(7, int((gpu["utilization"] or 0) / 12.5))]
-            holder = "good" if gpu["task"] is not None else "warn" if gpu["external"] else "muted"
-            pieces.append((f"{gpu['index'] % 10}{level} ", holder))
-        held = sum(gpu["task"] is not None for gpu in node["gpus"])
-        return spread(pieces, [(f"{held}/{len(node['gpus'])} held", "")], width)
+    def _row(self, node: NodeView, width: int, *, cells: int) -> list[Strip]:
+        here = node["name"] == self.selected and self.has_focus
+        sign, colour = node_symbol(node)
+        room = width - 22 - (cells + 1 if cells else 0)
+        half = room // 2
+        pieces: list[Piece] = [("▌" if here else " ", "accent"), (sign, colour)]
+        pieces += [(f" {fit(clean(node['name']), 12)} ", "title" if colour == "good" else colour)]
+        pieces += [*meters.cpu(node, half - 1), (" ", "")]
+        if colour == "good":
+            pieces += meters.memory(node, room - half)
+        else:
+            words = "".join(text for text, _ in node_state(node)).removeprefix(sign).strip()
+            why = node_reason(node)
+            pieces.append((fit(f"{words}: {why}" if why else words, room - half), colour))
+        if cells:
+            pieces += [(" ", ""), *meters.gpu_cells(node, cells)]
+        return [self.strip([*pieces, (fit(f"{node['tasks']} t", 6, right=True), "muted")], width)]
 
     def _select(self, step: int) -> None:
         names = [node["name"] for node in self.nodes]
@@ -228,3 +225,7 @@ class NodePanels(Drawn, can_focus=True, inherit_bindings=False):
     def action_panel_choose(self) -> None:
         if self.selected is not None:
             self.post_message(Chosen(self.id or "", self.selected))
+
+    def action_panel_open(self) -> None:
+        if self.selected is not None:
+            self.post_message(NodeAsked(self.selected))

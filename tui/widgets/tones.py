@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
@@ -79,6 +80,11 @@ def bar(width: int, used: float | None, held: float, tone: str = "accent") -> li
     body = "━" * (halves // 2) + "╸" * (halves % 2)
     reserved = max(0, round(min(1.0, held) * width) - len(body))
     return [(body, tone), ("╍" * reserved, "held"), ("─" * (width - len(body) - reserved), "faint")]
+
+
+def length(pieces: list[Piece]) -> int:
+    """Cells that the pieces take."""
+    return sum(cell_len(text) for text, _ in pieces)
 
 
 def spread(left: list[Piece], right: list[Piece], width: int) -> list[Piece]:
