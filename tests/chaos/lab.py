@@ -7,23 +7,39 @@ import os
 import signal
 import socket
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hakuriver import statedir
 from hakuriver.api import Client
-from hakuriver.errors import HakuRiverError, Unreachable
+from hakuriver.errors import CannotFit, HakuRiverError, Unreachable
 from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, host_path
 from tests.chaos.proxy import Mood, Proxy
+from tests.chaos.wires import Wires
 from tests.e2e.cluster import HAKURIVER
 from tests.waiting import until
 
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
-TIMING = {"HAKURIVER_TIMING_HEARTBEAT_INTERVAL": "0.3", "HAKURIVER_TIMING_HEARTBEAT_TIMEOUT_FACTOR": "6"}
+TIMING = {
+    "HAKURIVER_TIMING_HEARTBEAT_INTERVAL": "0.3",
+    "HAKURIVER_TIMING_HEARTBEAT_TIMEOUT_FACTOR": "6",
+    "HAKURIVER_TIMING_LEASE": "2",  # less than many faults last, so fences have work
+}
+
+# libfaketime breaks time.sleep, which the standard library uses: sleep by another call
+_HURRY = """
+import select, time
+time.sleep = lambda seconds: select.select([], [], [], max(0.0, seconds)) and None
+from daemons.host import retention as of_host
+from daemons.runner import retention as of_runner
+from hakuriver.cli.main import run
+of_host._FIRST_SECONDS = of_host._EACH_SECONDS = of_runner.INTERVAL = 0.2
+run()
+"""
 
 
 def free_port() -> int:
@@ -79,26 +95,27 @@ class Daemon:
 
 @dataclass
 class Lab:
-    """Made by ``lab``; addresses between host and runners all lead through a proxy each way."""
+    """Made by ``lab``; with ``proxies`` all ways between host and runners lead through one each way."""
 
     folder: Path
     seed: int
     host: Daemon
     runners: list[Daemon]
-    to_host: Proxy
-    to_runners: list[Proxy]
+    proxies: list[Proxy]
     client: Client
     journal: Path
-    unknown: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def daemons(self) -> list[Daemon]:
         return [self.host, *self.runners]
 
     @property
-    def proxies(self) -> list[Proxy]:
-        return [self.to_host, *self.to_runners]
+    def to_host(self) -> Proxy:
+        return self.proxies[0]
+
+    @property
+    def to_runners(self) -> list[Proxy]:
+        return self.proxies[1:]
 
     def layout(self, name: str) -> statedir.Layout:
         """The state folder of ``host`` or of a node."""
@@ -108,6 +125,22 @@ class Lab:
         """Where a node keeps an attempt."""
         return self.layout(node).attempts / f"{task}.{number}"
 
+    @property
+    def locks(self) -> Path:
+        """A file for each nonce, which is open as 9 in all that lives of that task."""
+        return Path(f"{self.journal}.locks")
+
+    def alive(self) -> set[int]:
+        """The nonces of which something runs at this moment, in a container or not."""
+        files = {path.stat().st_ino: int(path.name) for path in self.locks.iterdir()}
+        found = set()
+        for opened in Path("/proc").glob("[0-9]*/fd/9"):
+            with contextlib.suppress(OSError):
+                facts = opened.stat()
+                if facts.st_dev == self.locks.stat().st_dev and facts.st_ino in files:
+                    found.add(files[facts.st_ino])
+        return found
+
     def weather(self, mood: Mood) -> None:
         """The same network everywhere."""
         for proxy in self.proxies:
@@ -116,7 +149,7 @@ class Lab:
     def submit(self, nonce: int, body: dict[str, Any], deadline: float) -> int:
         """Submit until it is answered, with one idempotency key; the id."""
         while True:
-            with contextlib.suppress(Unreachable):
+            with contextlib.suppress(Unreachable, CannotFit):  # engines, too, may not answer for a while
                 answer = self.client.request(
                     "POST",
                     host_path("submit"),
@@ -170,42 +203,47 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(folder: Path, seed: int, nodes: int = 2, environ: Mapping[str, str] | None = None) -> Iterator[Lab]:
-    """Host and runners, each with its own state folder, on loopback; ``environ`` is added to that of all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    credentials = folder / "credentials"
-    for name in ("user", "node", "host"):
-        statedir.ensure_token(credentials / f"{name}.token")
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    base = kept | TIMING | {"HAKURIVER_PATHS_CREDENTIALS_DIR": str(credentials)}
-    base |= dict(environ or {})
-    base |= {
-        "HAKURIVER_PATHS_SHARED_DIR": str(folder / "shared"),
-        "HAKURIVER_CONFIG": str(folder / "config.toml"),
-    }
-    (folder / "config.toml").touch()
+def lab(
+    folder: Path,
+    seed: int,
+    nodes: int = 2,
+    environ: Mapping[str, str] | None = None,
+    wires: Wires | None = None,
+    hurry: bool = False,
+) -> Iterator[Lab]:
+    """Host and runners, each with its own state folder; ``environ`` is added to that of all.
+
+    On loopback with proxies between them, or with ``wires`` each in a network namespace, the caller in the
+    host's. In a ``hurry`` they look for what is to be forgotten all the time, not every hour.
+    """
+    base = _environ(folder, environ or {})
     host_port = free_port()
-    to_host = Proxy(seed)
-    to_host.upstream = host_port
-    to_runners = [Proxy(seed + 1 + number) for number in range(nodes)]
     host = Daemon(
         "host",
         [HAKURIVER, "host", "--state-dir", str(folder / "host"), "--port", str(host_port), "--embedded"],
         base,
         folder / "host.log",
     )
-    runners = []
-    for number, proxy in enumerate(to_runners):
-        proxy.upstream = free_port()
-        arguments = [HAKURIVER, "runner", "--state-dir", str(folder / f"n{number}"), "--name", f"n{number}"]
-        arguments += ["--port", str(proxy.upstream), "--host", f"http://127.0.0.1:{to_host.port}"]
-        with_address = base | {"HAKURIVER_NETWORK_RUNNER_ADDRESS": f"127.0.0.1:{proxy.port}"}
-        runners.append(Daemon(f"n{number}", arguments, with_address, folder / f"n{number}.log"))
-    token = statedir.read_token(credentials / "user.token")
+    names = [f"n{number}" for number in range(nodes)]
+    runners = [
+        Daemon(
+            name,
+            [HAKURIVER, "runner", "--state-dir", str(folder / name), "--name", name],
+            dict(base),
+            folder / f"{name}.log",
+        )
+        for name in names
+    ]
+    if hurry:
+        for daemon in (host, *runners):
+            daemon.arguments[:1] = [sys.executable, "-c", _HURRY]
+    proxies = _wire(wires, host, host_port, runners) if wires else _by_proxies(seed, host_port, runners)
+    token = statedir.read_token(folder / "credentials" / "user.token")
     client = Client(f"http://127.0.0.1:{host_port}", token, timeout=10)
-    made = Lab(folder, seed, host, runners, to_host, to_runners, client, folder / "shared" / "journal")
+    made = Lab(folder, seed, host, runners, proxies, client, folder / "shared" / "journal")
     made.journal.parent.mkdir(exist_ok=True)
     made.journal.touch()
+    made.locks.mkdir(exist_ok=True)
     try:
         for daemon in made.daemons:
             daemon.start()
@@ -216,6 +254,42 @@ def lab(folder: Path, seed: int, nodes: int = 2, environ: Mapping[str, str] | No
             daemon.stop()
         for proxy in made.proxies:
             proxy.close()
+
+
+def _environ(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    """Make the folder, its config and its credentials; the environment of its daemons."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").touch()
+    credentials = folder / "credentials"
+    for name in ("user", "node", "host"):
+        statedir.ensure_token(credentials / f"{name}.token")
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    kept |= TIMING | {"HAKURIVER_PATHS_CREDENTIALS_DIR": str(credentials)} | dict(more)
+    return kept | {
+        "HAKURIVER_PATHS_SHARED_DIR": str(folder / "shared"),
+        "HAKURIVER_CONFIG": str(folder / "config.toml"),
+    }
+
+
+def _by_proxies(seed: int, host_port: int, runners: list[Daemon]) -> list[Proxy]:
+    """Put a proxy before each daemon on loopback; that of the host comes first."""
+    to_host, *to_runners = proxies = [Proxy(seed + number) for number in range(len(runners) + 1)]
+    to_host.upstream = host_port
+    for runner, proxy in zip(runners, to_runners, strict=True):
+        proxy.upstream = free_port()
+        runner.arguments += ["--port", str(proxy.upstream), "--host", f"http://127.0.0.1:{to_host.port}"]
+        runner.environ["HAKURIVER_NETWORK_RUNNER_ADDRESS"] = f"127.0.0.1:{proxy.port}"
+    return proxies
+
+
+def _wire(wires: Wires, host: Daemon, host_port: int, runners: list[Daemon]) -> list[Proxy]:
+    """Put each daemon in a namespace of its own, on real addresses."""
+    everywhere = ["--bind", "0.0.0.0", "--insecure-bind"]
+    host.arguments = [*wires.command("host"), *host.arguments, *everywhere]
+    for runner in runners:
+        to_host = ["--host", f"http://{wires.address('host')}:{host_port}", "--port", str(free_port())]
+        runner.arguments = [*wires.command(runner.name), *runner.arguments, *to_host, *everywhere]
+    return []
 
 
 def online(made: Lab) -> int:

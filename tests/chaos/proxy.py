@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import random
 import threading
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
@@ -14,13 +16,15 @@ class Mood:
     """Probabilities per request; all zero is a good network, ``cut`` none at all.
 
     Lost requests with all answers well, or the other way round, cut one way only. What is lost is answered
-    by a reset, or, with ``silent``, by nothing until the caller gives up or it is over.
+    by a reset, or, with ``silent``, by nothing until the caller gives up or it is over. ``late`` is a request
+    that comes once more, seconds after it was answered, when much has changed.
     """
 
     lose_request: float = 0.0
     lose_answer: float = 0.0
     repeat: float = 0.0
     delay: float = 0.0
+    late: float = 0.0
     cut: bool = False
     silent: bool = False
 
@@ -32,8 +36,9 @@ class Proxy:
         self.mood = Mood()
         self.port = 0
         self.upstream = 0
-        self.faults = 0
+        self.faults: Counter[str] = Counter()
         self._random = random.Random(seed)
+        self._held: set[asyncio.Task[Any]] = set()  # asyncio itself holds none
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -59,29 +64,42 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
 
-    def _chance(self, probability: float) -> bool:
+    def _chance(self, name: str, probability: float) -> bool:
         hit = self._random.random() < probability
-        self.faults += hit
+        if hit:
+            self.faults[f"request {name}"] += 1
         return hit
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._held = {each for each in self._held if not each.done()} | {task}
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             mood = self.mood
             request = await self._read(reader)
-            if mood.cut or self._chance(mood.lose_request):
+            if mood.cut or self._chance("lost", mood.lose_request):
                 await self._lose(reader, writer)
                 return
-            if self._chance(mood.delay):
+            if self._chance("delayed", mood.delay):
                 await asyncio.sleep(self._random.uniform(0, 1.5))
             answer = await self._forward(request)
-            if self._chance(mood.repeat):
+            if self._chance("doubled", mood.repeat):
                 answer = await self._forward(request)
-            if mood.cut or self._chance(mood.lose_answer):
+            if self._chance("repeated late", mood.late):
+                self._loop.call_later(self._random.uniform(0.5, 6), self._again, request)
+            if mood.cut or self._chance("without its answer", mood.lose_answer):
                 await self._lose(reader, writer)
                 return
             writer.write(answer)
             await writer.drain()
         writer.close()
+
+    def _again(self, request: bytes) -> None:
+        self._held.add(self._loop.create_task(self._in_vain(request)))
+
+    async def _in_vain(self, request: bytes) -> None:
+        with contextlib.suppress(OSError):
+            await self._forward(request)
 
     async def _lose(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while self.mood.silent and not reader.at_eof():

@@ -1,4 +1,4 @@
-"""Disks of 16 MB under database, journal and attempts that fill up and are freed."""
+"""Disks of 16 MB under database, journal, attempts and shared folder that fill up and are freed."""
 
 from __future__ import annotations
 
@@ -89,12 +89,24 @@ def test_the_database(tmp_path: Path) -> None:
         sound(made.layout("host").database)
 
 
-@pytest.mark.parametrize("what", ["runner", "attempts"], ids=["the journal and the attempts", "attempts"])
+@contextlib.contextmanager
+def small_disks(layout: statedir.Layout, what: str) -> Iterator[Path]:
+    """A small disk under all that a runner keeps, or under the journal or the attempts alone."""
+    if what == "attempts":
+        with small(layout.attempts) as hog:
+            yield hog
+    else:
+        with small(layout.runner) as hog, contextlib.ExitStack() as stack:
+            if what == "journal":
+                stack.enter_context(small(layout.attempts))
+            yield hog
+
+
+@pytest.mark.parametrize("what", ["journal and attempts", "journal", "attempts"])
 def test_the_runner(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "lab"
     layout = statedir.layout(folder / "n0")
-    point = {"runner": layout.runner, "attempts": layout.attempts}[what]
-    with small(point) as hog, lab(folder, seed=6, nodes=1) as made:
+    with small_disks(layout, what) as hog, lab(folder, seed=6, nodes=1) as made:
         jobs = {1: Job(1, 1.5, 1, "exit 7"), 2: Job(2, 1.5, 1, "kill -SEGV $$")}
         ids = [submit(made, job) for job in jobs.values()]
         for task in ids:
@@ -112,3 +124,18 @@ def test_the_runner(tmp_path: Path, what: str) -> None:
         assert settled(made, jobs) == []
         made.runners[0].kill9()
         sound(layout.journal)
+
+
+def test_the_shared_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    with small(folder / "shared") as hog, lab(folder, seed=13, nodes=1) as made:
+        fill(hog)
+        body = {"command": ["sh", "-c", "echo first; exit 7"], "cores": 0, "workdir": "/"}
+        task = made.submit(1, body, time.monotonic() + 30)
+        assert reaches(made, task, "completed", "failed", "lost")["exit_code"] == 7
+        assert made.log(task, "stdout") == b"first\n"
+        heard(made)
+        copy = folder / "shared" / "task_outputs" / f"{task}.out"
+        assert not copy.exists() or copy.read_bytes() == b""
+        hog.unlink()
+        until(lambda: copy.exists() and copy.read_bytes() == b"first\n", "the copy comes", seconds=30)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hakuriver.paths import host_path
 from tests.chaos.lab import Lab, lab
+from tests.chaos.work import intend
+from tests.waiting import until
 
 LONG = os.environ.get("CHAOS") == "long"
 SUBMITS, KILLS = (10_000, 300) if LONG else (500, 15)
@@ -23,20 +26,38 @@ CLIENTS = 4
 def test_no_accepted_task_is_lost_and_no_id_used_again(tmp_path: Path) -> None:
     seed = int(os.environ.get("SEED") or time.time())
     print(f"SEED={seed}")
-    with lab(tmp_path / "lab", seed, nodes=0) as made:
-        answered = _submit_through_kills(made, seed)
+    environ = {"HAKURIVER_RETENTION_TASK_COUNT": "0"}  # what has ended is forgotten within a second
+    with lab(tmp_path / "lab", seed, nodes=0, environ=environ, hurry=True) as made:
+        answered, ended = _submit_through_kills(made, seed)
         stored = {str(task["name"]): int(task["id"]) for task in made.tasks()}
         kills = made.host.kills
-    assert kills >= KILLS
-    assert sorted(answered) == sorted(f"t{number}" for number in range(SUBMITS))
-    assert stored == answered, "each accepted task is there under the id that was told, and no other"
-    assert len(set(answered.values())) == SUBMITS
-    print(f"{SUBMITS} submits, {kills} kills")
+        assert kills >= KILLS
+        assert sorted(answered) == sorted(f"t{number}" for number in range(SUBMITS))
+        assert len(set(answered.values())) == SUBMITS, "pruned or not, no id comes twice"
+        assert stored.items() <= answered.items(), "what is there is there under the id that was told"
+        forgotten = answered.keys() - stored.keys()
+        assert forgotten <= ended, "each accepted task is there unless it had ended"
+        assert forgotten, "some were forgotten between the kills"
+        _end_all(made)
+        until(lambda: not list(made.tasks()), "all are forgotten", seconds=60)
+        made.host.kill9()
+        made.host.start()
+        body = {"command": ["true"], "cores": 0}
+        assert made.submit(SUBMITS, body, time.monotonic() + 60) > max(answered.values())
+    print(f"{SUBMITS} submits, {kills} kills, {len(forgotten)} tasks pruned meanwhile")
 
 
-def _submit_through_kills(made: Lab, seed: int) -> dict[str, int]:
-    """Ids as they were answered, by name; the host is killed evenly over all submits."""
+def _end_all(made: Lab) -> None:
+    live = {"state": "live", "limit": 1000}
+    while ids := [int(task["id"]) for task in made.ask("GET", host_path("tasks"), live)["items"]]:
+        made.client.request("POST", host_path("intents"), body={"verb": "kill", "tasks": ids})
+
+
+def _submit_through_kills(made: Lab, seed: int) -> tuple[dict[str, int], set[str]]:
+    """Ids as they were answered, by name, and who of them was ended again (every third); the host is killed
+    evenly over all submits."""
     answered: dict[str, int] = {}
+    ended: set[str] = set()
     numbers = iter(range(SUBMITS))
     over, taking = threading.Event(), threading.Lock()
 
@@ -47,7 +68,11 @@ def _submit_through_kills(made: Lab, seed: int) -> dict[str, int]:
             if number is None:
                 return
             body = {"command": ["true"], "cores": 0, "name": f"t{number}"}
-            answered[f"t{number}"] = made.submit(number, body, time.monotonic() + 120)
+            task = made.submit(number, body, time.monotonic() + 120)
+            if number % 3 == 0:
+                ended.add(f"t{number}")
+                intend(made, task, "kill", time.monotonic() + 120)
+            answered[f"t{number}"] = task
 
     def killer() -> None:
         source = random.Random(seed)
@@ -67,4 +92,4 @@ def _submit_through_kills(made: Lab, seed: int) -> dict[str, int]:
             each.result()
         over.set()
         kills.result()
-    return answered
+    return answered, ended

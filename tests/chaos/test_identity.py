@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from daemons.runner.shim.status import read_status, store_status
+from daemons.runner.shim.status import read_status
 from hakuriver.errors import HakuRiverError
 from hakuriver.paths import host_path
 from tests.chaos.history import Job
-from tests.chaos.lab import Lab, free_port, lab
+from tests.chaos.lab import Daemon, Lab, free_port, lab
 from tests.chaos.proxy import Proxy
 from tests.chaos.work import node_state, reaches, settled, submit, task_of
 from tests.waiting import until
+
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
 
 @pytest.fixture
@@ -37,16 +39,47 @@ def test_a_second_runner_of_the_same_name_is_refused(two: Lab) -> None:
         reaches(two, task, "running")
     second.kill9()
     until(lambda: node_state(two, "n1") == "unreachable", "the second node is missed")
-    second.arguments[second.arguments.index("--name") + 1] = "n0"
-    second.start()
+    _as(second, "n0")
     until(lambda: "another runner" in second.log.read_text(), "the second hears why not")
     assert node_state(two) == "online"
     reaches(two, submit(two, jobs[3], node="n0"), "completed")
     assert task_of(two, second_s)["state"] == "running", "what the other name has is not touched"
     second.stop()
-    second.arguments[second.arguments.index("--name") + 1] = "n1"
-    second.start()
+    _as(second, "n1")
     assert settled(two, jobs) == [], "and under its own name it is back with all it knows"
+
+
+def _as(second: Daemon, name: str) -> None:
+    second.arguments[second.arguments.index("--name") + 1] = name
+    second.start()
+
+
+def test_a_name_that_another_takes_while_its_owner_is_away(two: Lab) -> None:
+    first, second = two.runners
+    gone = Job(1, 0, 5, "exit 7", gate=str(two.folder / "never"))
+    old = submit(two, gone, node="n0")
+    reaches(two, old, "running")
+    second.stop()
+    first.send(signal.SIGSTOP)
+    until(lambda: node_state(two) == "unreachable", "the first is missed")
+    _as(second, "n0")
+    told = reaches(two, old, "lost")
+    assert "another journal" in told["reason"]
+    jobs = {2: Job(2, 0.5, 5, "exit 139"), 3: Job(3, 0.5, 5, "exit 0")}
+    new = submit(two, jobs[2], node="n0")
+    first.send(signal.SIGCONT)
+    until(lambda: "another runner" in first.log.read_text(), "the first hears why not")
+    assert reaches(two, new, "failed")["exit_code"] == 139
+    assert 1 in two.alive(), "nobody told the first to end anything"
+    second.stop()
+    _as(second, "n1")
+    until(lambda: 1 not in two.alive(), "the first is back, and what is lost ends there", seconds=30)
+    submit(two, jobs[3], node="n0")
+    found = settled(two, jobs)
+    assert [line for line in found if "job 1 " not in line] == []
+    after = task_of(two, old)
+    assert (after["state"], after["attempt"], after["exit_code"]) == ("lost", 1, None)
+    assert two.journal.read_text().count("S 1 ") == 1
 
 
 def test_a_runner_that_moved(two: Lab) -> None:
@@ -85,6 +118,19 @@ def _kill_keepers(folder: Path) -> None:
                 os.kill(int(proc.name), signal.SIGKILL)
 
 
+def _stranger_with(pid: int) -> subprocess.Popen[bytes]:
+    """A process of nobody's with a pid that was somebody else's a moment ago."""
+    for _ in range(500):
+        LAST_PID.write_text(str(pid - 1))
+        found = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        if found.pid == pid:
+            return found
+        found.kill()
+        found.wait()
+    raise AssertionError(f"pid {pid} was never free")
+
+
+@pytest.mark.skipif(not os.access(LAST_PID, os.W_OK), reason="chooses a pid: needs root")
 def test_a_pid_that_is_a_stranger_s_by_now(two: Lab) -> None:
     body = {"command": ["sleep", "60"], "cores": 0, "targets": ["n0"]}
     task = two.submit(1, body, time.monotonic() + 30)
@@ -92,12 +138,13 @@ def test_a_pid_that_is_a_stranger_s_by_now(two: Lab) -> None:
     two.runners[0].kill9()
     _kill_keepers(two.layout("n0").runner)
     folder = os.open(two.attempt_folder("n0", task), os.O_RDONLY)
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+    status = read_status(folder)
+    os.close(folder)
+    assert status is not None and status["phase"] == "started"
+    os.kill(status["pid"], signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{status['pid']}").exists(), "its pid is free")
+    with _stranger_with(status["pid"]) as stranger:
         try:
-            status = read_status(folder)
-            assert status is not None and status["phase"] == "started"
-            os.kill(status["pid"], signal.SIGKILL)
-            store_status(folder, status | {"pid": stranger.pid}, durable=True)
             two.runners[0].start()
             with contextlib.suppress(HakuRiverError):
                 two.client.request("POST", host_path("kill", id=task), body={"grace": 0})
@@ -105,5 +152,4 @@ def test_a_pid_that_is_a_stranger_s_by_now(two: Lab) -> None:
             assert (ended["state"], ended["exit_code"], ended["signal"]) == ("lost", None, None)
             assert stranger.poll() is None, "nobody touched the stranger"
         finally:
-            os.close(folder)
             stranger.kill()

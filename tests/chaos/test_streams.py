@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +50,8 @@ def _longer(path: Path, size: int) -> bool:
     return path.stat().st_size > size
 
 
-def _write_through_kills(made: Lab, image: str | None, seed: int) -> None:
+def write_through(made: Lab, image: str | None, seed: int, hurt: Callable[[], None]) -> None:
+    """A task writes both streams while something is hurt again and again, evenly over all that it writes."""
     want = _streams(made.journal.parent, seed)
     folder = "/shared" if image else str(made.journal.parent)
     command = ["sh", "-c", WRITE, "sh", f"{folder}/{seed}.stdout", f"{folder}/{seed}.stderr"]
@@ -61,18 +62,23 @@ def _write_through_kills(made: Lab, image: str | None, seed: int) -> None:
     for number in range(KILLS):
         least = SIZE // (KILLS + 1) * number + PIECE
         until(partial(_longer, local, least), "more was written")
-        (runner,) = made.runners
-        runner.kill9()
-        runner.start()
+        hurt()
     assert reaches(made, task, "completed", "failed", "lost", seconds=60)["state"] == "completed"
     got = {stream: hashlib.sha256(made.log(task, stream)).hexdigest() for stream in want}
     assert got == want
 
 
+def kill_runner(made: Lab) -> None:
+    """kill -9, and another one in its place."""
+    (runner,) = made.runners
+    runner.kill9()
+    runner.start()
+
+
 def test_a_process(one: Lab) -> None:
-    _write_through_kills(one, None, 1)
+    write_through(one, None, 1, partial(kill_runner, one))
 
 
 @pytest.mark.docker
 def test_a_container(one: Lab, busybox: str) -> None:
-    _write_through_kills(one, busybox, 2)
+    write_through(one, busybox, 2, partial(kill_runner, one))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from hakuriver.errors import Conflict, NotFound, Unreachable
 from hakuriver.paths import host_path
 from tests.chaos.history import Job, Seen, violations
 from tests.chaos.lab import Lab, online
@@ -18,8 +20,23 @@ def submit(
     """Submit a job, to a node or anywhere, until it is answered (two minutes, or ``deadline``); its id."""
     journal = "/shared/journal" if image else str(lab.journal)
     body = {"command": job.command(journal), "cores": 0, "name": f"job-{job.nonce}", "image": image}
-    body |= {"targets": [node] if node else []}
+    body |= {"targets": [node] if node else [], "on_node_loss": job.on_node_loss}
     return lab.submit(job.nonce, body, deadline or time.monotonic() + 120)
+
+
+def intend(lab: Lab, task: int, intent: str, deadline: float) -> None:
+    """Ask for it until it is answered; a task may have ended by then, and be forgotten."""
+    body = {"grace": 1} if intent == "kill" else {}
+    while True:
+        try:
+            lab.client.request("POST", host_path(intent, id=task), body=body, timeout=5)
+        except Unreachable:
+            assert time.monotonic() < deadline, f"{intent} of {task} was never answered"
+            time.sleep(0.05)
+        except (Conflict, NotFound):
+            return
+        else:
+            return
 
 
 def task_of(lab: Lab, task: int) -> dict[str, Any]:
@@ -68,7 +85,9 @@ def settled(lab: Lab, jobs: Mapping[int, Job], *, seconds: float = 180) -> list[
         if str(task["name"]).startswith("job-"):
             found = Seen(task, lab.log(task["id"], "stdout"), lab.log(task["id"], "stderr"))
             seen.setdefault(int(task["name"].removeprefix("job-")), []).append(found)
-    return violations(jobs, seen, lab.journal.read_text().splitlines())
+    with contextlib.suppress(AssertionError):  # what is told last may be swept up last
+        until(lambda: not lab.alive(), "nothing runs any more", seconds=10)
+    return violations(jobs, seen, lab.journal.read_text().splitlines(), lab.alive())
 
 
 def _live(lab: Lab) -> list[dict[str, Any]]:

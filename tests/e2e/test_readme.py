@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 from tests.docs import ROOT, commands
 from tests.e2e.cluster import Cluster
+from tests.fakes import driver
+from tests.fakes.driver import FakeDriver
 
 
-def test_the_readmes_commands(cluster: Cluster) -> None:
+def test_the_readmes_commands(tmp_path: Path) -> None:
+    """On a machine called n1 with a label and two GPUs, as the README's is."""
     found = commands(ROOT / "README.md")
     assert len(found) > 8
-    for command in found:
-        result = cluster.cli(*command[1:])
-        assert result.code == 0, (shlex.join(command), result)
-    assert cluster.log(cluster.ok("task", "list", "--name", "nap")[0]["id"]) == b""
+    gpus = FakeDriver(driver.build(tmp_path / "gpus"), tmp_path / "gpus" / "state")
+    gpus.say("count 2")
+    node = {"HAKURIVER_NODE_NAME": "n1", "HAKURIVER_NODE_LABELS": "room=b12"}
+    cluster = Cluster(tmp_path / "state", environ={**gpus.environ, **node})
+    cluster.up()
+    try:
+        for command in found:
+            if command[0] == "hakurun":
+                _run_here(command)
+                continue
+            result = cluster.cli(*command[1:])
+            assert result.code == 0, (shlex.join(command), result)
+        assert cluster.log(cluster.ok("task", "list", "--name", "nap")[0]["id"]) == b""
+    finally:
+        cluster.down()
+
+
+def _run_here(command: list[str]) -> None:
+    words = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, (shlex.join(command), done)

@@ -87,7 +87,7 @@ def shell(own_cluster: Cluster, tmp_path: Path) -> Iterator[Tmux]:
 
 def test_a_day_at_the_terminal(own_cluster: Cluster, shell: Tmux) -> None:
     cluster, use = own_cluster, shell
-    use.write("stty -g > before; PS1='shell> '\n")
+    use.write("stty -g > ~/before; PS1='shell> '\n")
     use.write(f"{shlex.join([HAKURIVER, '--state-dir', str(cluster.folder)])}; echo left with $?\n")
     use.sees("● live", "1/1 nodes", "● online", "no task yet: n submits one", "q quit")
 
@@ -157,5 +157,5 @@ def test_a_day_at_the_terminal(own_cluster: Cluster, shell: Tmux) -> None:
         "0",
         "1",
     ]
-    use.write("stty -g | cmp - before && echo terminal is as it was\n")
+    use.write("stty -g | cmp - ~/before && echo terminal is as it was\n")
     use.sees("\nterminal is as it was")
