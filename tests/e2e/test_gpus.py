@@ -88,15 +88,15 @@ class Lab:
         self.cluster.ok("task", "kill", *map(str, tasks))
         self.cluster.wait(*tasks)
 
-    def waits(self, task: int, *words: str) -> str:
-        """Wait for a reason with these words; it."""
+    def waits(self, task: int, words: str) -> None:
+        """Until a task that must not start waits for this reason."""
 
-        def found() -> str | None:
+        def found() -> bool:
             shown = self.cluster.show(task)
             assert shown["state"] == "pending", shown
-            return str(shown["reason"]) if all(word in shown["reason"] for word in words) else None
+            return words in shown["reason"]
 
-        return until(found, f"task {task} waits: {words}")
+        until(found, f"task {task} waits: {words}")
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +115,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     }
     lab = Lab(Cluster(folder / "state", environ), fake, folder / "hook")
     lab.say()
-    try:
-        with contextlib.closing(engine.start().client) as client:
+    with contextlib.ExitStack() as stack:
+        engine.start()
+        stack.callback(engine.wipe)
+        with contextlib.closing(engine.client) as client:
             images.python(client)
         lab.cluster.up()
+        stack.callback(lab.cluster.down)
         yield lab
-    finally:
-        lab.cluster.down()
-        engine.wipe()
 
 
 @pytest.fixture

@@ -393,7 +393,8 @@ def test_explain_says_whose_end_would_make_the_room() -> None:
         node("n4", 4, closed="n4 is drained (disk)"),
         node("n5", 4),
     )
-    found = {each.node: each for each in prospects(ask(2), Cluster(rooms, NOW), [Reservation(9, "n5", None)])}
+    kept = [(Reservation(9, "n5", None), ask(4))]
+    found = {each.node: each for each in prospects(ask(2), Cluster(rooms, NOW), kept)}
     assert found["n1"].tasks == (101,) and found["n1"].at == NOW + 50
     assert found["n2"].tasks == (100,) and found["n2"].at is None
     assert found["n2"].why == "needs 2 cores on n2 (0 of 4 free)"
@@ -408,12 +409,13 @@ def test_explain_promises_nobody_the_room_of_another() -> None:
     rooms = (node("n1", 4, held(4, ends=50)),)
     first = Reservation(9, "n1", NOW + 50)
 
-    def waits(shape: Shape, keeper: Shape) -> tuple[tuple[int, ...], float | None]:
-        (found,) = prospects(shape, Cluster(rooms, NOW), [first], {9: keeper})
-        return found.tasks, found.at
+    def waits(shape: Shape, keeper: Shape) -> tuple[bool, tuple[int, ...], float | None]:
+        (found,) = prospects(shape, Cluster(rooms, NOW), [(first, keeper)])
+        return found.fits, found.tasks, found.at
 
-    assert waits(ask(2), ask(4)) == ((100, 9), None)
-    assert waits(ask(2), ask(2)) == ((100,), NOW + 50), "there will be room for both"
+    assert waits(ask(2), ask(4)) == (False, (100, 9), None)
+    assert waits(ask(2), ask(2)) == (False, (100,), NOW + 50), "there will be room for both"
+    assert waits(ask(0), ask(4)) == (True, (), None), "it takes nothing away"
 
 
 # Cost

@@ -91,10 +91,14 @@ async def _explain(host: Host, number: int) -> ExplainView:
     queue, reservations = host.ledger.queue, host.placing.reservations
     lane = queue.lane(number)
     mine = next((each for each in reservations if each.task == number), None)
-    others = [each for each in reservations if each.task != number]
+    others = [
+        (each, theirs.shape)
+        for each in reservations
+        for theirs in [queue.lane(each.task)]
+        if each is not mine and theirs is not None
+    ]
     cluster = host.placing.cluster()
-    keepers = {each.task: there.shape for each in others if (there := queue.lane(each.task)) is not None}
-    found = [] if lane is None else prospects(lane.shape, cluster, others, keepers)
+    found = [] if lane is None else prospects(lane.shape, cluster, others)
     reason = shown["reason"]
     if lane is not None and reason == QUEUED:  # only the first of a lane has a reason of its own
         reason = held_back(lane, cluster.batches, cluster.owners, cluster.caps) or reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemons.host.scheduling.model import Cluster, Holding, Reservation, Room, Shape
@@ -24,50 +24,42 @@ class Prospect:
 
 
 def prospects(
-    shape: Shape,
-    cluster: Cluster,
-    reservations: Sequence[Reservation],
-    keepers: Mapping[int, Shape] | None = None,
+    shape: Shape, cluster: Cluster, reservations: Sequence[tuple[Reservation, Shape]]
 ) -> list[Prospect]:
-    """Every node, those first where it is soonest. ``keepers``: what the tasks of reservations ask for."""
-    kept = {each.node: each for each in reservations}
-    shapes = keepers or {}
-    found = []
-    for room in cluster.rooms:
-        each = kept.get(room.name)
-        prospect = _prospect(shape, room, each)
-        if each is not None and each.task in shapes and _after(shape, room, prospect, each, shapes[each.task]):
-            why = f"{prospect.why}, and its room is kept for task {each.task}"
-            prospect = Prospect(room.name, False, why, (*prospect.tasks, each.task))
-        found.append(prospect)
+    """Every node, those first where it is soonest. ``reservations`` of others, with what those ask for."""
+    kept = {each.node: (each, keeper) for each, keeper in reservations}
+    found = [_prospect(shape, room, kept.get(room.name), cluster.now) for room in cluster.rooms]
     return sorted(found, key=_soonness)
 
 
-def _after(shape: Shape, room: Room, prospect: Prospect, kept: Reservation, keeper: Shape) -> bool:
-    """Whether a shape that waits for ends gets its room only after the task that it is kept for."""
-    if not prospect.tasks or kept.task in prospect.tasks:
-        return False
-    if shape.limit is not None and prospect.at is not None and kept.at is not None:
-        gone = prospect.at + shape.limit
-        if gone <= kept.at:
-            return False
-    node = Node(room, Stock.of(room))
-    node.keep(keeper, 0.0)
-    return node.spare is None or node.spare.fits(shape, room) is None
-
-
-def _prospect(shape: Shape, room: Room, kept: Reservation | None) -> Prospect:
+def _prospect(shape: Shape, room: Room, kept: tuple[Reservation, Shape] | None, now: float) -> Prospect:
     why = could_ever(shape, room) or room.closed
     if why:
         return Prospect(room.name, False, why)
     stock = Stock.of(room)
     short = shortage(shape, room, stock)
+    found = Prospect(room.name, True, "there is room")
     if short:
-        tasks, at = _ends_needed(shape, room, stock)
-        return Prospect(room.name, False, f"needs {short}", tasks, at)
-    if kept is not None:
-        return Prospect(room.name, False, f"its room is kept for task {kept.task}", (kept.task,), kept.at)
-    return Prospect(room.name, True, "there is room")
+        found = Prospect(room.name, False, f"needs {short}", *_ends_needed(shape, room, stock))
+    if kept is None or _beside(shape, room, *kept, found.at if short else now):
+        return found
+    (first, _), theirs = kept, f"its room is kept for task {kept[0].task}"
+    if found.fits:
+        return Prospect(room.name, False, theirs, (first.task,), first.at)
+    if not found.tasks:
+        return found
+    return Prospect(room.name, False, f"{found.why}, and {theirs}", (*found.tasks, first.task))
+
+
+def _beside(shape: Shape, room: Room, kept: Reservation, keeper: Shape, start: float | None) -> bool:
+    """Whether a shape could go before the task that room is kept for, with a start at that time."""
+    if shape.limit is not None and start is not None and kept.at is not None:
+        gone = start + shape.limit
+        if gone <= kept.at:
+            return True
+    node = Node(room, Stock.of(room))
+    node.keep(keeper, 0.0)
+    return node.spare is not None and node.spare.fits(shape, room) is not None
 
 
 def _ends_needed(shape: Shape, room: Room, stock: Stock) -> tuple[tuple[int, ...], float | None]:
@@ -84,13 +76,13 @@ def _ends_needed(shape: Shape, room: Room, stock: Stock) -> tuple[tuple[int, ...
             break
     else:
         return (), None
-    for entry in list(needed[:-1]):  # those whose end changes nothing
-        fewer = [each for each in needed if each != entry]
-        without = stock.copy()
-        for _, holding in fewer:
-            without.give_back(holding, usable)
-        if without.fits(shape, room) is not None:
-            needed = fewer
+    for entry in needed[:-1]:  # those whose end changes nothing
+        _, holding = entry
+        later.take(holding.cores, holding.memory, holding.numa, holding.devices)
+        if later.fits(shape, room) is not None:
+            needed.remove(entry)
+        else:
+            later.give_back(holding, usable)
     ends = [holding.ends_at for _, holding in needed]
     at = None if None in ends else max((each for each in ends if each is not None), default=None)
     return tuple(task for task, _ in needed), at
