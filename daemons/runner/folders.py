@@ -39,11 +39,24 @@ def take_claim(attempts: Path, key: Key) -> bool:
 
     Our claim is a link to a file that no container sees: it stays ours when we are killed right after.
     """
-    mark = folder_of(attempts, key) / "given-up"
-    claim = mark.parent / "io" / "claim"
+    mark, claim = _mark_and_claim(attempts, key)
     os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     try:
         claim.hardlink_to(mark)
     except FileExistsError:
         return os.path.samestat(mark.lstat(), claim.lstat())
     return True
+
+
+def given_up(attempts: Path, key: Key) -> bool:
+    """Whether we took the claim of an attempt before."""
+    mark, claim = _mark_and_claim(attempts, key)
+    try:
+        return os.path.samestat(mark.lstat(), claim.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _mark_and_claim(attempts: Path, key: Key) -> tuple[Path, Path]:
+    folder = folder_of(attempts, key)
+    return folder / "given-up", folder / "io" / "claim"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from daemons.runner import binding
 from daemons.runner.cpus import Cpus
 from daemons.runner.environment import Account, container_variables, process_variables
-from daemons.runner.executors.container import Rules, request
+from daemons.runner.executors.container import Rules, not_started, request
 from daemons.runner.model import Attempt, Phase
 from hakuriver.errors import CannotFit, UsageError
 from hakuriver.lifecycle import State
@@ -261,9 +261,21 @@ def test_our_tool_is_not_put_below_a_mount_of_the_task(tmp_path: Path) -> None:
     assert where("/usr/local/bin/hakurun") == []
 
 
+def test_an_engine_without_nvidias_toolkit_is_called_so(tmp_path: Path) -> None:
+    said = 'could not select device driver "" with capabilities: [[gpu]]'
+    assert "node n1 can't give GPUs to containers" in not_started(said, rules_of(tmp_path))
+    assert not_started("no space", rules_of(tmp_path)) == "the engine can't start it: no space"
+
+
 def ordered(work: Attempt, folder: Path) -> dict[str, Any]:
     """What the engine is asked to create."""
-    rules = Rules(
+    api = docker.APIClient(version="1.41")
+    image = {"Id": "sha256:1", "Config": {"Env": ["PATH=/usr/local/bin:/bin"]}}
+    return request(api, work, image, rules_of(folder), wrapped=True, init=True)
+
+
+def rules_of(folder: Path) -> Rules:
+    return Rules(
         node="n1",
         runner="r",
         attempts=folder,
@@ -278,9 +290,6 @@ def ordered(work: Attempt, folder: Path) -> dict[str, Any]:
         has_gpus=lambda: True,
         hakurun=folder / "hakurun",
     )
-    api = docker.APIClient(version="1.41")
-    image = {"Id": "sha256:1", "Config": {"Env": ["PATH=/usr/local/bin:/bin"]}}
-    return request(api, work, image, rules, wrapped=True, init=True)
 
 
 # ---- containers for real

@@ -14,6 +14,7 @@ import docker
 import pytest
 from docker.errors import APIError
 
+from daemons.runner.executors.kernel import killed_for_memory
 from hakuriver.errors import Conflict, NotAllowed, UsageError
 from tests import images
 from tests.runner.peer import CLUSTER, Host, Runner, eventually
@@ -123,6 +124,25 @@ def test_over_memory(crew: Runner) -> None:
     # the engine says OOMKilled, but the task itself went on and ended by itself
     end = crew.host.end(box(crew, "sh", "-c", "tail /dev/zero; exit 4", memory=16 * 2**20))
     assert (end["state"], end["exit_code"]) == ("failed", 4)
+
+
+def test_the_kernel_knows_who_was_killed_for_memory(engine: docker.DockerClient, busybox: str) -> None:
+    """Where the engine, under load, doesn't."""
+    made = [
+        engine.containers.create(
+            busybox, ["sh", "-c", script], mem_limit=16 * 2**20, network_mode="none", init=True
+        )
+        for script in ("exec tail /dev/zero", "kill -9 $$")
+    ]
+    try:
+        for each in made:
+            each.start()
+            assert each.wait(timeout=30)["StatusCode"] == 137
+        assert [killed_for_memory(str(each.id)) for each in made] == [True, False]
+        assert not killed_for_memory(str(made[0].id), Path("/no/such/log"))
+    finally:
+        for each in made:
+            each.remove(force=True)
 
 
 def test_a_missing_image_says_what_to_do(crew: Runner) -> None:

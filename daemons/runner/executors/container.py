@@ -171,6 +171,15 @@ def _binding(attempt: Attempt, rules: Rules) -> dict[str, Any]:
     return found
 
 
+def not_started(message: str, rules: Rules) -> str:
+    """Why the engine didn't start a container, and what to do where the engine doesn't say it."""
+    if "could not select device driver" in message:
+        message = (
+            f"node {rules.node} can't give GPUs to containers (its engine needs the NVIDIA container toolkit)"
+        )
+    return f"the engine can't start it: {message}"
+
+
 def _hakurun(image: dict[str, Any], rules: Rules, asked: list[Mount]) -> list[Mount]:
     """Our own program, on the image's PATH; not below a mount of the task, where it would leave a file."""
     variables = dict(each.partition("=")[::2] for each in (image.get("Config") or {}).get("Env") or ())

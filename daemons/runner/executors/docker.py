@@ -18,7 +18,8 @@ from daemons.runner.executors.container import NO_CLAIM, Rules, name_of
 from daemons.runner.executors.engine import Engine, EngineAway
 from daemons.runner.executors.enginelogs import LogFetcher
 from daemons.runner.executors.fences import Fences
-from daemons.runner.folders import prepare, take_claim
+from daemons.runner.executors.kernel import killed_for_memory
+from daemons.runner.folders import given_up, prepare, take_claim
 from daemons.runner.model import Attempt, End, TryLater, Work
 from daemons.runner.threads import Threads
 from hakuriver.errors import CannotFit, Conflict, Unreachable
@@ -26,7 +27,8 @@ from hakuriver.errors import CannotFit, Conflict, Unreachable
 log = Log("docker")
 LOOK_AGAIN = 30.0  # the engine's events and its periodic inspection wake us long before
 IN_DOUBT = 10.0  # seconds in which a start that may be on its way is waited for
-NOT_BY_ITSELF = (137, 255)  # exit codes of containers that were killed, and whose end no engine saw
+SIGKILLED = 137
+NOT_BY_ITSELF = (SIGKILLED, 255)  # exit codes of containers that were killed, and whose end no engine saw
 
 
 class DockerExecutor:
@@ -192,7 +194,7 @@ class DockerExecutor:
             return None
         code = info["State"]["ExitCode"] if info is not None else None
         return End(
-            error=f"the engine can't start it: {message}",
+            error=container.not_started(message, self._rules),
             exit_code=code if code in (126, 127) else None,
             ended_at=_now(),
         )
@@ -275,16 +277,21 @@ class DockerExecutor:
         fenced = await self._fenced(attempt, code)
         if fenced is not None:
             return replace(fenced, started_at=started, ended_at=finished)
-        if attempt.handle["wrapped"] and code == NO_CLAIM and await self._take_claim(attempt):
-            return End(error="its start can't be recorded (is the node's disk full?)", ended_at=finished)
+        if attempt.handle["wrapped"] and code == NO_CLAIM:
+            if await self._threads.call(given_up, self._rules.attempts, attempt.key):
+                return End(never_ran="its start came after it was given up", ended_at=finished)
+            if await self._take_claim(attempt):
+                return End(error="its start can't be recorded (is the node's disk full?)", ended_at=finished)
         oom = bool(state.get("OOMKilled"))
+        if code == SIGKILLED and not oom and attempt.spec.memory:
+            oom = await self._threads.call(killed_for_memory, str(attempt.handle["container"]))
         stopped = not attempt.kill_wanted and await self._engine.ended_by_stop(
             attempt.handle["container"], started, finished
         )
         return End(
             cut="engine_stopped: the Docker engine was stopped while it ran" if stopped else None,
             exit_code=code,
-            over_memory=oom and code == 137,
+            over_memory=oom and code == SIGKILLED,
             oom_events=int(oom),
             started_at=started,
             ended_at=finished,
