@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
-from daemons.host import clock
+from daemons.host import clock, sweeps
 from daemons.host.lanes import make_shape
 from daemons.host.rows import TaskRow
 from daemons.host.scheduling.model import UNMEASURED, Caps, Lane, Room, Shape, Use
@@ -19,14 +19,13 @@ from daemons.host.scheduling.words import could_ever, largest
 from daemons.host.schema import attempt, idempotency, task, task_after, task_tag
 from daemons.host.setup import Policy, Setup, choose_setup
 from daemons.host.store import Tx
-from hakuriver import sweep
 from hakuriver import target as targets
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, TooMany, UsageError
 from hakuriver.lifecycle import ENDED, LIVE, Intent, State
 from hakuriver.target import Target
 from hakuriver.units import millicores
 from hakuriver.views import TaskWants
-from hakuriver.wire import MAX_BATCH, SubmitRequest
+from hakuriver.wire import SubmitRequest
 
 _LIVE = [str(state) for state in LIVE]
 _ENDED = [str(state) for state in ENDED]
@@ -55,18 +54,6 @@ def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def commands(request: SubmitRequest) -> list[Sequence[str]]:
-    """The command of each task that goes to a target: one, or a sweep's product; raises UsageError."""
-    if not request.sweep:
-        return [request.command]
-    parsed = sweep.parse(request.command)
-    if not parsed.axes:
-        raise UsageError("there is no span: in the command", hint="for example: --lr=span:[0.1,0.01]")
-    if len(parsed) * max(1, len(request.targets)) > MAX_BATCH:
-        raise UsageError(f"this sweep makes {len(parsed)} tasks, the most is {MAX_BATCH}")
-    return list(parsed.runs())
-
-
 def store_submission(tx: Tx, given: Submission) -> str:
     """Store a submission, or find it stored already; the answer (``views.SubmitView``) as JSON text."""
     if given.key:
@@ -85,7 +72,8 @@ def store_submission(tx: Tx, given: Submission) -> str:
             return str(known.answer)
     setup = choose_setup(given.request, given.policy)
     places, refused = resolve(given, setup.executor)
-    wanted = [(place, command) for place in places for command in commands(given.request)]
+    commands = sweeps.commands(given.request)
+    wanted = [(place, command) for place in places for command in commands]
     _check(tx, given, len(wanted))
     needs = _needs(tx, given.request.after)
     rows = _insert(tx, given, setup, wanted, needs)

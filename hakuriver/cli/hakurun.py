@@ -64,7 +64,10 @@ import functools, importlib, sys
 module, function, numbers = sys.argv[1:4]
 given = sys.argv[4:]
 sys.argv[:] = [module + ":" + function, *given]
-found = functools.reduce(getattr, function.split("."), importlib.import_module(module))
+names = function.split(".")
+found = functools.reduce(lambda of, name: getattr(of, name, None), names, importlib.import_module(module))
+if not callable(found):
+    sys.exit("hakurun: module " + module + " has no function " + function)
 found(*(int(text) if str(place) in numbers.split(",") else text for place, text in enumerate(given)))
 """
 

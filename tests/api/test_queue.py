@@ -199,6 +199,20 @@ async def test_a_sweep_is_one_batch_that_runs_so_many_at_a_time(api: Running) ->
         await api.submit("train", sweep=True)
 
 
+async def test_a_batch_is_no_larger_than_what_the_host_can_keep(api: Running) -> None:
+    await api.peer("n1")
+    long = "x" * 10_000
+    for text, asked in (
+        ("more than 64M", {"sweep": True, "command": [long, "span:{1..9999}"]}),
+        ("more than 64M", {"sweep": True, "command": ["a", "span:{1..9999}"], "env": {"LONG": long}}),
+        ("more than 64M", {"command": [long], "targets": ["n1"] * 9999}),
+        ("the most is 10000", {"sweep": True, "command": ["a", "span:{1..5001}"], "targets": ["n1", "n1"]}),
+        ("too many", {"sweep": True, "command": ["a", "span:{1..5001}"], "after": list(range(1, 30))}),
+    ):
+        with pytest.raises(UsageError, match=text):
+            await api.user.request("POST", host_path("submit"), body=asked)
+
+
 async def test_gpus_by_count_and_what_others_use(api: Running) -> None:
     peer = await api.peer("n1", cores=8, gpus=gpus("NVIDIA L4", "NVIDIA A100", "NVIDIA A100"))
     made = await api.submit("a", gpu_count=1, gpu_model="a100", cores=1)

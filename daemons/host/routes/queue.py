@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from daemons.common.web import Handler, Principal, read_bytes, validate
-from daemons.host import clock, intents, submit
+from daemons.host import clock, intents, submit, sweeps
 from daemons.host.context import Host
 from daemons.host.routes import query
 from daemons.host.rows import load_tasks
@@ -58,7 +58,7 @@ async def _submit(
     key = request.headers.get(HEADER_IDEMPOTENCY, "")
     if len(key) > 200:
         raise UsageError(f"{HEADER_IDEMPOTENCY} is longer than 200 characters")
-    coming = max(1, len(given.targets)) * len(submit.commands(given))
+    coming = sweeps.count(given)
     taken = host.ledger.queue.owners[owner] + host.submitting[owner]
     rooms = host.nodes.rooms()
     first = not rooms and not host.ledger.queue and not host.submitting.total()
