@@ -103,3 +103,19 @@ def millicores(cores: float) -> int:
 def format_cores(cores: float) -> str:
     """``1``, ``0.5``, ``2.25``."""
     return f"{cores:.3f}".rstrip("0").rstrip(".")
+
+
+# in the order of the kernel's numbers, on all architectures that Linux calls generic and on x86
+_ULIMITS = (
+    "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime"
+)
+ULIMITS = {name: number for number, name in enumerate(_ULIMITS.split())}
+"""Name of a resource limit → the kernel's number."""
+
+
+def check_ulimit(name: str, soft: int, hard: int) -> None:
+    """Raise UsageError for a limit that no kernel takes; -1 is unlimited."""
+    if name not in ULIMITS:
+        raise UsageError(f"there is no ulimit {name!r}", hint=f"known: {', '.join(sorted(ULIMITS))}")
+    if hard != -1 and not -1 < soft <= hard:
+        raise UsageError(f"ulimit {name}: the soft limit {soft} is above the hard one {hard}")

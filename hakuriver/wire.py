@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from hakuriver.errors import UsageError
 from hakuriver.lifecycle import Intent, State
 from hakuriver.target import NODE_NAME
-from hakuriver.units import MAX_CORES, MAX_SIZE
+from hakuriver.units import MAX_CORES, MAX_SIZE, check_ulimit
 
 MAX_ARGUMENTS = 65_536
 MAX_ARGUMENT = 128 * 1024  # the kernel's own limit on one argument
@@ -58,6 +59,15 @@ def _absolute(text: str) -> str:
     return text
 
 
+def _ulimits(given: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    try:
+        for name, (soft, hard) in given.items():
+            check_ulimit(name, soft, hard)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+    return given
+
+
 Text = Annotated[str, AfterValidator(_no_nul)]
 Argument = Annotated[str, StringConstraints(max_length=MAX_ARGUMENT), AfterValidator(_no_nul)]
 Command = Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)]
@@ -91,6 +101,7 @@ Ulimit = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,12}$")]
 Ulimits = Annotated[
     dict[Ulimit, tuple[Annotated[int, Field(ge=-1, lt=2**63)], Annotated[int, Field(ge=-1, lt=2**63)]]],
     Field(max_length=16),
+    AfterValidator(_ulimits),
 ]
 """Name → (soft, hard); -1 is unlimited."""
 

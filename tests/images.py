@@ -16,7 +16,12 @@ from docker.errors import ImageNotFound
 
 BUSYBOX = "hakuriver-test/busybox:1"
 SHELLLESS = "hakuriver-test/shellless:1"
-PYTHON = "hakuriver-test/python:1"
+PYTHON = "hakuriver-test/python:2"
+HAKURUN = (
+    *("__future__", "typing", "signal", "time", "itertools", "math", "runpy", "zipfile", "dataclasses"),
+    *("tempfile", "shutil", "subprocess", "shlex"),
+)
+"""What hakurun takes from the standard library, besides what those take."""
 NVIDIA_LIBRARIES = "/usr/lib/nvidia"
 _STATIC = Path("/bin/busybox")
 
@@ -32,13 +37,13 @@ def shellless(engine: docker.DockerClient) -> str:
 
 
 def python(engine: docker.DockerClient) -> str:
-    """The busybox image with as much of this Python as pynvml and json need. It looks for the libraries of a
-    driver in NVIDIA_LIBRARIES."""
+    """The busybox image with as much of this Python as pynvml, json and hakurun need. It looks for the
+    libraries of a driver in NVIDIA_LIBRARIES."""
     links = {"bin/python3": str(Path(sys.executable).resolve())}
     return _import(
         engine,
         PYTHON,
-        lambda: _tar("bin", _applets() | links, _python("pynvml", "json")),
+        lambda: _tar("bin", _applets() | links, _python("pynvml", "json", *HAKURUN)),
         f"ENV LD_LIBRARY_PATH={NVIDIA_LIBRARIES}",
     )
 

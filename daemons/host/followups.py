@@ -123,9 +123,8 @@ def settle(tx: Tx, ended: Sequence[int]) -> None:
         for row in rows:
             if row.state != State.COMPLETED:
                 _fail(tx, row.task, f"task {row.needs} ended as {row.state}, and this was to start after it")
-            gone = (task_after.c.task == row.task) & (task_after.c.needs == row.needs)
-            tx.execute(delete(task_after).where(gone))
             changed.add(row.task)
+        tx.execute(delete(task_after).where(task_after.c.needs.in_({row.needs for row in rows})))
     tx.publish_tasks(sorted(changed))
 
 

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hakuriver.errors import CannotFit, UsageError
+from hakuriver.errors import CannotFit
+from hakuriver.units import ULIMITS
 from hakuriver.wire import AttemptSpec, NumaFacts
-
-# the kernel's numbers, on all architectures that Linux calls generic and on x86
-_NAMES = "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime"
-ULIMITS = {name: number for number, name in enumerate(_NAMES.split())}
 
 
 def check(spec: AttemptSpec, topology: Sequence[NumaFacts], node: str) -> None:
     """Raise what this node will never be able to give."""
     if spec.numa is not None and all(each.id != spec.numa for each in topology):
         raise CannotFit(f"node {node} has no NUMA node {spec.numa}")
-    for name, (soft, hard) in spec.ulimits.items():
-        if name not in ULIMITS:
-            raise UsageError(f"there is no ulimit {name!r}", hint=f"known: {', '.join(sorted(ULIMITS))}")
-        if hard != -1 and not -1 < soft <= hard:
-            raise UsageError(f"ulimit {name}: the soft limit {soft} is above the hard one {hard}")
 
 
 def memory_nodes(spec: AttemptSpec, topology: Sequence[NumaFacts]) -> list[int]:

@@ -59,6 +59,7 @@ def _daemon(local: dict[str, Any], part: str) -> dict[str, Any]:
 def _show(shown: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
     host, runner = shown["host"], shown["runner"]
     online = sum(1 for node in nodes if node["state"] == NodeState.ONLINE)
+    drained = sum(1 for node in nodes if node["drained"])
     versions = (
         shown["version"] if shown["version"] == __version__ else f"{shown['version']}, this is {__version__}"
     )
@@ -74,7 +75,8 @@ def _show(shown: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
             (
                 "nodes",
                 Cell(
-                    f"{online} of {len(nodes)} online", "green" if online and online == len(nodes) else "red"
+                    f"{online} of {len(nodes)} online{f' ({drained} drained)' if drained else ''}",
+                    "green" if online and online == len(nodes) else "red",
                 ),
             ),
             (

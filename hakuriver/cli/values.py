@@ -15,10 +15,6 @@ MOST_GPUS = 1024
 NOTICE_SIGNALS = {
     f"{name}": int(getattr(signal, f"SIG{name}")) for name in ("HUP", "INT", "USR1", "USR2", "TERM")
 }
-_LIMITS = (
-    *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss"),
-    *("rtprio", "rttime", "sigpending", "stack"),
-)
 _MOUNT_HINT = "write /on/the/node:/in/the/container[:ro]"
 _ULIMIT_HINT = "write nofile=1024, nofile=1024:4096 or memlock=unlimited"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}\Z")
@@ -76,10 +72,9 @@ def ulimit(text: str) -> tuple[str, list[int]]:
     soft, colon, hard = rest.partition(":")
     if not equals:
         raise UsageError(f"limit {text!r} can't be understood", hint=_ULIMIT_HINT)
-    known = one_of("limit", _LIMITS)(name)
+    known = one_of("limit", sorted(units.ULIMITS))(name)
     low, high = _bound(text, soft), _bound(text, hard if colon else soft)
-    if high != -1 and (low == -1 or low > high):
-        raise UsageError(f"limit {text!r}: the soft limit is above the hard one", hint=_ULIMIT_HINT)
+    units.check_ulimit(known, low, high)
     return known, [low, high]
 
 

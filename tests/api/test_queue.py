@@ -378,6 +378,8 @@ async def test_options_that_need_others(api: Running) -> None:
         ({"private_network": True}, "a network"),
         ({"retries": 1000}, "retries"),
         ({"labels": {"a b": "c"}}, "labels"),
+        ({"ulimits": {"foo": [1, 2]}}, "there is no ulimit 'foo'"),
+        ({"ulimits": {"nofile": [2, 1]}}, "the soft limit 2 is above the hard one 1"),
     ):
         with pytest.raises(UsageError, match=text):
             await api.submit("a", **wrong)

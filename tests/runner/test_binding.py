@@ -177,10 +177,6 @@ def test_ulimits_are_set_or_said_to_be_impossible(shared_runner: Runner) -> None
     task = shared_runner.submit("sh", "-c", "ulimit -Sn; ulimit -Hn", ulimits={"nofile": (77, 88)})
     shared_runner.host.end(task)
     assert shared_runner.whole_log(task) == b"77\n88\n"
-    with pytest.raises(UsageError, match="no ulimit 'nofiles'"):
-        shared_runner.submit("true", ulimits={"nofiles": (1, 1)})
-    with pytest.raises(UsageError, match="above the hard one"):
-        shared_runner.submit("true", ulimits={"nofile": (5, 4)})
     with pytest.raises(UsageError, match="/dev/shm"):
         shared_runner.submit("true", shm_size=MIB)
 

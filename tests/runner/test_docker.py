@@ -145,6 +145,14 @@ def test_the_kernel_knows_who_was_killed_for_memory(engine: docker.DockerClient,
             each.remove(force=True)
 
 
+def test_hakurun_is_there_in_a_container_with_python(crew: Runner, engine: docker.DockerClient) -> None:
+    image = images.python(engine)
+    task = box(crew, "hakurun", "echo", "span:{1..3}", image=image)
+    end = crew.host.end(task)
+    assert (end["state"], end["exit_code"]) == ("completed", 0), crew.whole_log(task, "stderr")
+    assert crew.whole_log(task) == b"1\n2\n3\n"
+
+
 def test_a_missing_image_says_what_to_do(crew: Runner) -> None:
     end = crew.host.end(box(crew, "true", image="no/such:image"))
     assert end["state"] == "failed"
