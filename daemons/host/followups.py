@@ -37,11 +37,11 @@ def follow(tx: Tx, tasks: Sequence[int]) -> None:
             select(task.c.id, task.c.attempt, task.c.state, task.c.retried, task.c.retries)
             .add_columns(task.c.on_node_loss, attempt.c.node, attempt.c.reason)
             .add_columns(attempt.c.held_due_at, attempt.c.held_by, attempt.c.held_grace)
+            .add_columns(attempt.c.intent, attempt.c.intent_by)
             .join(attempt, (attempt.c.task == task.c.id) & (attempt.c.number == task.c.attempt))
             .where(
                 task.c.id.in_(tasks[start : start + _CHUNK]),
                 task.c.state.in_([str(state) for state in RETRIED]),
-                attempt.c.intent != str(Intent.KILL),
             )
         )
         for row in tx.execute(chosen).all():
@@ -50,13 +50,16 @@ def follow(tx: Tx, tasks: Sequence[int]) -> None:
 
 def _follow(tx: Tx, row: Any) -> None:
     node_lost = row.state == State.LOST and row.reason.startswith(NODE_LOST)
-    if node_lost and row.on_node_loss == "requeue":
+    if row.intent == Intent.KILL:
+        if node_lost and row.on_node_loss != "keep":  # the end that was asked for is reached with that
+            _end(tx, row.id, row.attempt, State.KILLED, f"killed by {row.intent_by}; {row.reason}")
+    elif node_lost and row.on_node_loss == "requeue":
         _again(tx, row, f"lost on {row.node}: {row.reason}", row.retried)
     elif row.retried < row.retries:
         why = f"attempt {row.attempt}: {row.reason}; retry {row.retried + 1} of {row.retries}"
         _again(tx, row, why, row.retried + 1)
     elif node_lost and row.on_node_loss == "fail":
-        _end(tx, row.id, row.attempt, f"lost on {row.node}: {row.reason}")
+        _end(tx, row.id, row.attempt, State.FAILED, f"lost on {row.node}: {row.reason}")
 
 
 def _again(tx: Tx, row: Any, why: str, retried: int) -> None:
@@ -132,13 +135,13 @@ def _fail(tx: Tx, number: int, reason: str) -> None:
     waiting = (task.c.id == number) & (task.c.state == str(State.PENDING))
     row = tx.execute(select(task.c.attempt).where(waiting)).first()
     if row is not None:
-        _end(tx, number, row.attempt, reason)
+        _end(tx, number, row.attempt, State.FAILED, reason)
 
 
-def _end(tx: Tx, number: int, attempt_number: int, reason: str) -> None:
+def _end(tx: Tx, number: int, attempt_number: int, state: State, reason: str) -> None:
     tx.execute(
         update(attempt)
         .where(attempt.c.task == number, attempt.c.number == attempt_number)
-        .values(state=str(State.FAILED), reason=reason, ended_at=clock.now(), held_due_at=None)
+        .values(state=str(state), reason=reason, ended_at=clock.now(), held_due_at=None)
     )
-    tx.execute(update(task).where(task.c.id == number).values(state=str(State.FAILED)))
+    tx.execute(update(task).where(task.c.id == number).values(state=str(state)))

@@ -86,17 +86,26 @@ async def test_what_completed_or_was_killed_is_not_tried_again(api: Running) -> 
 async def test_what_a_node_lost_goes_on_as_it_should(api: Running) -> None:
     peer = await api.peer("n1", cores=8)
     why = "node_rebooted: the machine was restarted while it ran"
-    retried, moved, failed, kept = [
+    retried, moved, failed, kept, killed = [
         (await api.submit("a", **asked))["id"]
-        for asked in ({"retries": 1}, {"on_node_loss": "requeue"}, {"on_node_loss": "fail"}, {})
+        for asked in (
+            {"retries": 1},
+            {"on_node_loss": "requeue"},
+            {"on_node_loss": "fail"},
+            {},
+            {"on_node_loss": "requeue"},
+        )
     ]
-    for each in (retried, moved, failed, kept):
+    await eventually(lambda: (killed, 1) in peer.orders)
+    await api.tell(killed, "kill")
+    for each in (retried, moved, failed, kept, killed):
         await ends(peer, each, "lost", reason=why)
     await eventually(lambda: (retried, 2) in peer.orders and (moved, 2) in peer.orders)
     shown = [await api.task(each) for each in (retried, moved, failed, kept)]
     assert [each["retried"] for each in shown] == [1, 0, 0, 0]
     assert [each["state"] for each in shown[2:]] == ["failed", "lost"]
     assert shown[2]["reason"] == f"lost on n1: {why}"
+    assert (await api.task(killed))["state"] == "killed", "its end was asked for, and it has ended"
 
 
 async def test_what_nobody_can_account_for_is_not_tried_again(api: Running) -> None:
