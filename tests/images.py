@@ -16,7 +16,7 @@ from docker.errors import ImageNotFound
 
 BUSYBOX = "hakuriver-test/busybox:1"
 SHELLLESS = "hakuriver-test/shellless:1"
-PYTHON = "hakuriver-test/python:2"
+PYTHON = f"hakuriver-test/python:{sys.version_info.major}.{sys.version_info.minor}"
 HAKURUN = (
     *("__future__", "typing", "signal", "time", "itertools", "math", "runpy", "zipfile", "dataclasses"),
     *("tempfile", "shutil", "subprocess", "shlex"),
@@ -55,15 +55,17 @@ def _applets() -> dict[str, str]:
 
 def _python(*modules: str) -> dict[Path, Path]:
     """Places in an image and what lies there: this Python, some modules, and what they need."""
-    code = f"import sys; sys.path += {sys.path!r}; import {', '.join(modules)}; "
-    code += "print(*(getattr(each, '__file__', None) or '' for each in sys.modules.values()), sep='\\n')"
-    binary = Path(sys.executable).resolve()
+    code = f"import sys; sys.path += {sys.path!r}; import {', '.join(modules)}\n"
+    code += "for name, each in list(sys.modules.items()): print(name, getattr(each, '__file__', None) or '')"
+    binary, standard = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
     done = subprocess.run([binary, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
-    files = {Path(line) for line in done.stdout.splitlines() if line}
+    loaded = [line.partition(" ") for line in done.stdout.splitlines()]
+    files = {Path(file) for _, _, file in loaded if file}
+    own = [standard / f"{name.replace('.', '/')}.py" for name, _, _ in loaded]
+    files |= {file for file in own if file.is_file()}  # some put another module in their place when loaded
     linked = [binary, *(each for each in files if each.suffix == ".so")]
     shown = subprocess.run(["ldd", *linked], capture_output=True, text=True, check=True).stdout
     libraries = {Path(path) for path in re.findall(r"(/\S+) \(0x", shown)}
-    standard = Path(sysconfig.get_path("stdlib"))
     found = {path if path.is_relative_to(standard) else standard / path.name: path for path in files}
     return found | {path: path for path in (binary, *libraries)}
 
