@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T | None], what: str, *, seconds: float = 15, every: float = 0.02) -> T:
+def until(condition: Callable[[], T | None], what: str, *, seconds: float = 40, every: float = 0.02) -> T:
     """The first true value of ``condition``; fails the test when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

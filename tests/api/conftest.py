@@ -107,7 +107,7 @@ class Watcher:
     def __init__(self, lines: AsyncIterator[str]) -> None:
         self._lines = lines
 
-    async def next(self, *kinds: str, seconds: float = 10) -> dict[str, Any]:
+    async def next(self, *kinds: str, seconds: float = 30) -> dict[str, Any]:
         """The next line of one of these types."""
         async with asyncio.timeout(seconds):
             async for text in self._lines:

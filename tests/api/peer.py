@@ -178,7 +178,7 @@ class Peer:
         answer = await self._host.request("POST", host_path("reports", name=self.name), body=body)
         return [each["result"] for each in answer["results"]]
 
-    async def wait(self, what: Callable[[], Any], seconds: float = 10) -> Any:
+    async def wait(self, what: Callable[[], Any], seconds: float = 30) -> Any:
         """What becomes true of the things this node is told."""
         return await eventually(what, seconds)
 
@@ -195,7 +195,7 @@ def report(key: Key, state: str, sequence: int, **facts: Any) -> dict[str, Any]:
     }
 
 
-async def eventually(what: Callable[[], Any], seconds: float = 10) -> Any:
+async def eventually(what: Callable[[], Any], seconds: float = 30) -> Any:
     """The first true answer of ``what``, a coroutine function or a plain one; fails when none comes."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

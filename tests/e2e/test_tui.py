@@ -43,7 +43,7 @@ class Tmux:
     def lines(self) -> list[str]:
         return self.tmux("capture-pane", "-p").splitlines()
 
-    def sees(self, *texts: str, seconds: float = 15) -> str:
+    def sees(self, *texts: str, seconds: float = 40) -> str:
         """The screen, as soon as all of these texts stand on it."""
         screen = ""
 

@@ -27,7 +27,7 @@ FINAL = {"completed", "failed", "killed", "killed_oom", "timed_out", "lost", "pe
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T | None], timeout: float = 20, what: str = "it") -> T:
+def eventually(look: Callable[[], T | None], timeout: float = 40, what: str = "it") -> T:
     """What ``look`` returns as soon as that is something; fails after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -139,7 +139,7 @@ class Host:
     def of(self, task: int, attempt: int = 1) -> list[dict[str, Any]]:
         return [r for r in self.reports if (r["task"], r["attempt"]) == (task, attempt)]
 
-    def wait(self, look: Callable[[], T | None], timeout: float = 20, what: str = "it") -> T:
+    def wait(self, look: Callable[[], T | None], timeout: float = 40, what: str = "it") -> T:
         """Like ``eventually``, woken by every request."""
         deadline = time.monotonic() + timeout
         with self.changed:
@@ -149,7 +149,7 @@ class Host:
                 self.changed.wait(left)
             return found
 
-    def state(self, task: int, state: str, attempt: int = 1, timeout: float = 20) -> dict[str, Any]:
+    def state(self, task: int, state: str, attempt: int = 1, timeout: float = 40) -> dict[str, Any]:
         """The report of a state, once it came."""
         return self.wait(
             lambda: next((r for r in self.of(task, attempt) if r["state"] == state), None),
@@ -157,7 +157,7 @@ class Host:
             f"{state} of {task}.{attempt}",
         )
 
-    def end(self, task: int, attempt: int = 1, timeout: float = 20) -> dict[str, Any]:
+    def end(self, task: int, attempt: int = 1, timeout: float = 40) -> dict[str, Any]:
         """The final report, once it came."""
         return self.wait(
             lambda: next((r for r in self.of(task, attempt) if r["state"] in FINAL), None),

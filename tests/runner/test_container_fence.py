@@ -145,7 +145,7 @@ def listener(attempt: Path) -> int:
         os.close(folder)
 
 
-def dead(container: str, timeout: float = 20) -> None:
+def dead(container: str, timeout: float = 40) -> None:
     eventually(lambda: not list(members(container)), timeout, what="the end of its processes")
 
 

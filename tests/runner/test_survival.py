@@ -41,7 +41,8 @@ def parent(pid: int) -> int:
 def forkserver(runner: Runner) -> int:
     """The one whose parent isn't of its kind (shims have its command line)."""
     family = cmdline_pids(str(runner.layout.runner))
-    (found,) = [pid for pid in family if parent(pid) not in family]
+    facts = {pid: process(pid) for pid in family}  # a shim may end while we look
+    (found,) = [pid for pid, seen in facts.items() if seen is not None and seen[1] not in family]
     return found
 
 

@@ -21,7 +21,7 @@ _ROUNDS = 3
 """A key goes from the app to a widget, whose action goes to a screen: each has a queue of its own."""
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait for something to become true; fails the test when it doesn't."""
     async with asyncio.timeout(seconds):
         while not condition():
