@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -81,28 +81,45 @@ class Client:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        """An open answer, for streams; the timeout is that of each read. ``body`` is bytes or JSON-able."""
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=timeout or self._timeout)
+        """An open answer, for streams; the timeout is that of each read. ``body`` is bytes, JSON-able, or a
+        file (anything with ``read``), whose length a header must tell."""
         sent = dict(headers or {}) | common_headers(self._token)
-        data: bytes | None = None
-        if isinstance(body, bytes):
+        data: Any = None
+        if isinstance(body, bytes) or hasattr(body, "read"):
             data = body
         elif body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
+        connection = self._connected(timeout or self._timeout)
         try:
-            connection.request(method, address(path, query), body=data, headers=sent)
+            with suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # refused while it was sent: the answer says why
+                connection.request(method, address(path, query), body=data, headers=sent)
             response = connection.getresponse()
             if response.status >= 400:
                 raise from_json(response.status, _decoded(response.read()))
             yield response
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(
-                f"the host at {self.url} doesn't answer: {_reason(error)}", hint="hakuriver status shows more"
-            ) from error
+            raise self._away(error) from error
         finally:
             connection.close()
+
+    def _connected(self, timeout: float) -> http.client.HTTPConnection:
+        """A connection over which nothing was sent yet; raises Unreachable."""
+        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=timeout)
+        try:
+            connection.connect()
+        except OSError as error:
+            connection.close()
+            raise self._away(error) from error
+        return connection
+
+    def _away(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            f"the host at {self.url} doesn't answer: {_reason(error)}", hint="hakuriver status shows more"
+        )
 
 
 def _decoded(body: bytes) -> object:

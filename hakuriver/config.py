@@ -102,7 +102,21 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Docker:
+    container_dir: str = _setting(
+        "hakuriver-containers", "folder of the environments' tarballs, in shared_dir where it is relative"
+    )
     default_container_name: str = _setting("hakuriver-base", "environment of a task that names none")
+    initial_base_image: str = _setting(
+        "python:3.12-slim", "image that the default environment is made of; empty = it isn't made"
+    )
+    keep_versions: int = _setting(3, "newest versions of an environment that are kept; older ones go")
+    environment_cores: float = _setting(2.0, "cores that an environment's container on the host may use")
+    environment_memory: int = _setting(
+        8 * 2**30, "memory that an environment's container on the host may use (sizes such as 8GiB)"
+    )
+    task_user: str = _setting(
+        "root", "root, or submitter: whom containers run as where the task says nothing; files get that owner"
+    )
     tasks_privileged: bool = _setting(False, "whether tasks are privileged when they don't say")
     additional_mounts: tuple[str, ...] = _setting((), "HOST:CONTAINER mounts of tasks that ask for none")
 
@@ -148,7 +162,8 @@ SETTINGS: dict[str, tuple[str, str, Any, str]] = {
 }
 """``section.key`` → (section, key, type, what it means)."""
 
-_SIZES = frozenset({"limits.log_cap", "node.reserve_memory"})
+_SIZES = frozenset({"limits.log_cap", "node.reserve_memory", "docker.environment_memory"})
+_ONE_OF: dict[str, tuple[str, ...]] = {"docker.task_user": ("root", "submitter")}
 _AT_LEAST: dict[str, float] = {
     "network.host_port": 0,
     "network.runner_port": 0,
@@ -163,6 +178,9 @@ _AT_LEAST: dict[str, float] = {
     "limits.owner_gpus": 0,
     "node.reserve_cores": 0,
     "node.reserve_memory": 0,
+    "docker.keep_versions": 1,
+    "docker.environment_cores": 0.01,
+    "docker.environment_memory": 2**23,
     "retention.task_days": 0,
     "retention.task_count": 0,
     "retention.attempt_days": 0,
@@ -175,6 +193,8 @@ _AT_MOST: dict[str, float] = {
     "timing.heartbeat_timeout_factor": 1000,
     "timing.kill_grace": 3600,
     "timing.lease": 86400,
+    "docker.keep_versions": 10_000,
+    "docker.environment_cores": 10_000,
     "retention.task_days": 36500,
     "retention.attempt_days": 36500,
 }
@@ -268,7 +288,7 @@ def _from_text(key: str, text: str, where: str) -> Any:
     except (KeyError, ValueError):
         raise ConfigError(f"{where}={text!r} is not a {kind.__name__}") from None
     if kind is str:
-        return text
+        return _checked(key, text, where)
     return tuple(part for part in text.split(os.pathsep) if part)
 
 
@@ -288,6 +308,8 @@ def _checked(key: str, value: Any, where: str) -> Any:
         value = tuple(value)
     else:
         raise ConfigError(f"{where} must be a list of strings, not {value!r}")
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+        raise ConfigError(f"{where} = {value!r} is none of {', '.join(_ONE_OF[key])}")
     if key in _AT_LEAST and not value >= _AT_LEAST[key]:
         raise ConfigError(f"{where} = {value} is too small, the least is {_AT_LEAST[key]:g}")
     if key in _AT_MOST and not value <= _AT_MOST[key]:

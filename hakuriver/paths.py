@@ -20,6 +20,8 @@ HEADER_ENDED = "HakuRiver-Ended"
 """Answer of a log read: ``1`` when the stream can't grow any more."""
 HEADER_NOTE = "HakuRiver-Note"
 """Answer of a log read: one line about bytes that don't come from the node itself, in ASCII; else missing."""
+WEBSOCKET = "WEBSOCKET"
+"""The method of a route that is a WebSocket."""
 MAX_STDIN = 2**20
 """Bytes of standard input in one request."""
 
@@ -34,7 +36,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path, and the kinds of credential that may use it."""
+    """One method of one path (or ``WEBSOCKET``), and the kinds of credential that may use it."""
 
     name: str
     method: str
@@ -74,6 +76,31 @@ HOST_ROUTES: tuple[Route, ...] = (
     Route("drain", "POST", "/api/nodes/{name}/drain", _USER, "place nothing more on a node"),
     Route("undrain", "POST", "/api/nodes/{name}/undrain", _USER, "use a drained node again"),
     Route("remove", "POST", "/api/nodes/{name}/remove", _USER, "forget a node that is not online"),
+    Route("environments", "GET", "/api/environments", _USER, "all environments"),
+    Route("create", "POST", "/api/environments", _USER, "make an environment's container from an image"),
+    Route("environment", "GET", "/api/environments/{name}", _USER, "one environment"),
+    Route("delete", "DELETE", "/api/environments/{name}", _USER, "delete its container; versions stay"),
+    Route("start", "POST", "/api/environments/{name}/start", _USER, "start an environment's container"),
+    Route("stop", "POST", "/api/environments/{name}/stop", _USER, "stop an environment's container"),
+    Route("adopt", "POST", "/api/environments/{name}/adopt", _USER, "make it from a container on the host"),
+    Route("pack", "POST", "/api/environments/{name}/pack", _USER, "make a version of its container"),
+    Route("import", "POST", "/api/environments/{name}/import", _USER, "make a version of a tarball"),
+    Route("versions", "GET", "/api/environments/{name}/versions", _USER, "its versions, newest first"),
+    Route(
+        "remove-version", "DELETE", "/api/environments/{name}/versions/{version}", _USER, "delete a version"
+    ),
+    Route("rollback", "POST", "/api/environments/{name}/rollback", _USER, "make another version current"),
+    Route("prefetch", "POST", "/api/environments/{name}/prefetch", _USER, "load a version on nodes now"),
+    Route(
+        "tarball",
+        "GET",
+        "/api/environments/{name}/versions/{version}/tarball",
+        _USER | _NODE,
+        "the bytes of a version, by range",
+    ),
+    Route(
+        "exec", WEBSOCKET, "/api/environments/{name}/exec", _USER, "a command or shell in its container, live"
+    ),
     Route("register", "POST", "/api/nodes/register", _NODE, "a runner says who it is"),
     Route("heartbeat", "POST", "/api/nodes/{name}/heartbeat", _NODE, "a runner is alive"),
     Route("reports", "POST", "/api/nodes/{name}/reports", _NODE, "what became of attempts"),
@@ -87,6 +114,7 @@ RUNNER_ROUTES: tuple[Route, ...] = (
     Route("signal", "POST", "/runner/attempts/{task}/{attempt}/signal", _HOST, "send a signal"),
     Route("stdin", "POST", "/runner/attempts/{task}/{attempt}/stdin", _HOST, "feed standard input"),
     Route("logs", "GET", "/runner/attempts/{task}/{attempt}/logs/{stream}", _HOST, "bytes of a log"),
+    Route("prefetch", "POST", "/runner/environments", _HOST, "load a version now, saying how far it is"),
 )
 
 

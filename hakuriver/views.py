@@ -17,6 +17,8 @@ class AttemptView(TypedDict):
     reason: str
     node: str | None
     executor: str | None
+    version: int | None  # of its environment
+    image_digest: str | None  # of the image that it ran in: the registry's digest, else the image's id
     exit_code: int | None
     signal: int | None
     error: str | None
@@ -37,6 +39,7 @@ class TaskWants(TypedDict, total=False):
     pin: bool
     shm_size: int
     ulimits: dict[str, list[int]]
+    user: str
     notice: dict[str, Any]  # signal, seconds
     private_network: bool
     private_pid: bool
@@ -75,6 +78,8 @@ class TaskView(TypedDict):
     executor: str | None
     container: str | None
     image: str | None
+    version: int | None  # of the environment, as it was resolved for the current attempt
+    image_digest: str | None  # of the image that the attempt ran in: the registry's, else the image's id
     workdir: str | None
     attempt: int
     exit_code: int | None
@@ -89,6 +94,64 @@ class TaskView(TypedDict):
     started_at: str | None
     ended_at: str | None
     attempts: NotRequired[list[AttemptView]]  # only where one task is shown
+
+
+class WorkView(TypedDict):
+    """What is being done to an environment now. ``total`` and ``speed`` (bytes/s) where they are known."""
+
+    kind: Literal["create", "pull", "pack", "import", "adopt", "load"]
+    by: str
+    since: str
+    text: str  # what it is at
+    done: int
+    total: int | None
+    speed: float | None
+
+
+class EnvironmentView(TypedDict):
+    """An environment: its container on the host, and what it was packed to."""
+
+    name: str
+    base: str  # the image it was made from
+    container: Literal["running", "stopped", "missing", "unknown"]
+    current: int | None  # the version that tasks get
+    versions: int
+    size: int  # bytes of all its tarballs
+    problem: str  # why it can't be used as it should be, and what to do; empty when all is well
+    work: WorkView | None
+    created_at: str
+    created_by: str
+
+
+class VersionView(TypedDict):
+    """One version of an environment; ``version`` is the unix time in its file's name."""
+
+    environment: str
+    version: int
+    size: int
+    sha256: str
+    image: str
+    note: str
+    by: str
+    created_at: str
+    current: bool
+    tasks: list[int]  # live tasks that need it; it can't be removed meanwhile
+
+
+class WorkLine(TypedDict):
+    """One line of the answer to what takes long (create, adopt, pack, import, prefetch).
+
+    Many ``progress``, then one ``done`` or ``error``; where it is done on several nodes, of each. It goes on
+    when nobody reads.
+    """
+
+    type: Literal["progress", "done", "error"]
+    node: NotRequired[str]
+    work: NotRequired[WorkView]
+    environment: NotRequired[EnvironmentView]
+    version: NotRequired[VersionView]
+    warning: NotRequired[str]
+    error: NotRequired[dict[str, Any]]  # code, message, hint, status (HTTP)
 
 
 class NumaView(TypedDict):
@@ -263,16 +326,18 @@ class TaskPage(TypedDict):
 class WatchLine(TypedDict):
     """One line of ``GET /api/watch``.
 
-    ``snapshot``: replaces everything the client holds (``nodes``, ``tasks``, ``cluster``). ``task`` and
-    ``node``: the object as it is now. ``deleted``: ``task`` id or ``node`` name is gone. ``alive``: nothing
+    ``snapshot``: replaces everything the client holds (``nodes``, ``tasks``, ``cluster``, ``environments``).
+    ``task`` and ``node``: the object as it is now; ``environments``: all of them. ``deleted``: ``task`` id or
+    ``node`` name is gone. ``alive``: nothing
     happened. Every line has the cursor to continue from.
     """
 
-    type: Literal["snapshot", "task", "node", "deleted", "alive"]
+    type: Literal["snapshot", "task", "node", "environments", "deleted", "alive"]
     cursor: str
     cluster: NotRequired[ClusterView]
     nodes: NotRequired[list[NodeView]]
     tasks: NotRequired[list[TaskView]]
+    environments: NotRequired[list[EnvironmentView]]
     task: NotRequired[TaskView]
     node: NotRequired[NodeView]
     id: NotRequired[int]

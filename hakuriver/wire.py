@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from hakuriver import environments
+from hakuriver.environments import MAX_VERSION
 from hakuriver.errors import UsageError
 from hakuriver.lifecycle import Intent, State
 from hakuriver.target import NODE_NAME
@@ -68,6 +70,20 @@ def _ulimits(given: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     return given
 
 
+def _environment(text: str) -> str:
+    try:
+        return environments.check_name(text)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
+def _container(text: str) -> str:
+    try:
+        return text if text == environments.NATIVE else str(environments.parse_reference(text))
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
 Text = Annotated[str, AfterValidator(_no_nul)]
 Argument = Annotated[str, StringConstraints(max_length=MAX_ARGUMENT), AfterValidator(_no_nul)]
 Command = Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)]
@@ -79,9 +95,19 @@ AbsolutePath = Annotated[
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,62}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=-]{0,62}$")]
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
-EnvironmentName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}(@[0-9]{1,12})?$|^NULL$")
+ContainerName = Annotated[str, StringConstraints(max_length=80), AfterValidator(_container)]
+"""``ENV``, ``ENV@VERSION`` or ``NULL``."""
+EnvironmentName = Annotated[str, AfterValidator(_environment)]
+UserSpec = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}))?$"
+    ),
 ]
+"""``USER[:GROUP]``, names of the image or numbers."""
+Version = Annotated[int, Field(ge=0, lt=MAX_VERSION)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Note = Annotated[str, StringConstraints(max_length=400), AfterValidator(_no_nul)]
 Environment = Annotated[dict[EnvName, Argument], Field(max_length=1024)]
 Cores = Annotated[float, Field(ge=0, le=MAX_CORES)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE)]
@@ -115,10 +141,17 @@ class Mount(Strict):
 
 
 class Caller(Strict):
-    """Where a submission comes from; used only where tasks run like commands typed there (embedded)."""
+    """Where a submission comes from.
+
+    The variables are used only where tasks run like commands typed there (embedded). ``workdir_typed``: the
+    folder was asked for, so it must be one that the task can see. ``user`` is whom containers run as where
+    ``[docker] task_user`` says so: a courtesy, not a proof.
+    """
 
     workdir: AbsolutePath | None = None
+    workdir_typed: bool = False
     env: Environment = Field(default_factory=dict)
+    user: UserSpec | None = None
 
 
 class Notice(Strict):
@@ -138,7 +171,7 @@ class SubmitRequest(Strict):
     cores: Cores = 1
     memory: Bytes = 0  # 0 = no cap and nothing reserved
     env: Environment = Field(default_factory=dict)
-    container: EnvironmentName | None = None
+    container: ContainerName | None = None
     image: ImageRef | None = None
     executor: Runs | None = None
     mounts: Annotated[list[Mount], Field(max_length=64)] | None = None  # null = the node's additional_mounts
@@ -160,6 +193,7 @@ class SubmitRequest(Strict):
     pin: bool = False  # cores of its own; whole ones
     shm_size: Bytes | None = None
     ulimits: Ulimits = Field(default_factory=dict)
+    user: UserSpec | None = None  # in a container
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0  # higher goes first
     time_limit: Seconds | None = None  # of running, without pauses
     notice: Notice | None = None
@@ -189,7 +223,7 @@ class IntentsRequest(KillRequest):
 class DrainRequest(Strict):
     """``POST /api/nodes/{name}/drain``: nothing new is placed there; what runs goes on."""
 
-    reason: Annotated[str, StringConstraints(max_length=400), AfterValidator(_no_nul)] = ""
+    reason: Note = ""
 
 
 class RemoveRequest(Strict):
@@ -216,6 +250,51 @@ class SignalRequest(Strict):
     signal: Literal[1, 2, 3, 10, 12, 15, 28]
 
 
+class EnvironmentRef(Strict):
+    """A version of an environment, as the host resolved it: what the tarball must be, and the image in it.
+
+    ``image`` is the id that the image has in the host's engine (and in most others).
+    """
+
+    name: EnvironmentName
+    version: Version
+    sha256: Sha256
+    size: Bytes
+    image: Text
+
+
+class CreateEnvironment(Strict):
+    """``POST /api/environments``: a container from an image; without one from its current version."""
+
+    name: EnvironmentName
+    image: ImageRef | None = None
+
+
+class AdoptContainer(Strict):
+    """``POST /api/environments/{name}/adopt``: an environment like a container on the host."""
+
+    container: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$")]
+
+
+class PackRequest(Strict):
+    """``POST /api/environments/{name}/pack``: its container as a new version."""
+
+    note: Note = ""
+
+
+class RollbackRequest(Strict):
+    """``POST /api/environments/{name}/rollback``: make a version the current one; null = the one before."""
+
+    version: Version | None = None
+
+
+class PrefetchRequest(Strict):
+    """``POST /api/environments/{name}/prefetch``: load a version on nodes now; none named = on all online."""
+
+    nodes: Annotated[list[NodeName], Field(max_length=1000)] = []
+    version: Version | None = None
+
+
 class AttemptSpec(Strict):
     """Everything a runner must know to run one attempt. Its digest is its identity."""
 
@@ -229,6 +308,7 @@ class AttemptSpec(Strict):
     executor: Executor
     container: str | None = None
     image: str | None = None
+    environment: EnvironmentRef | None = None  # what ``container`` means for this attempt
     cores: Cores
     memory: Bytes
     target: Text  # as HAKURIVER_TARGET shows it
@@ -244,6 +324,7 @@ class AttemptSpec(Strict):
     fenced: bool = False  # it ends by itself when its node hears nothing of the host for a lease
     pin: bool = False  # its cores are nobody else's
     ulimits: Ulimits = Field(default_factory=dict)
+    user: UserSpec | None = None
     time_limit: Seconds | None = None
     notice: Notice | None = None
     batch_index: Annotated[int, Field(ge=0)] = 0
@@ -314,6 +395,7 @@ class Report(Strict):
     oom_events: int = 0
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    image: Annotated[str, StringConstraints(max_length=400)] | None = None  # digest or id of what it ran in
     given: Given | None = None
 
 

@@ -21,6 +21,9 @@ class Scope(StrEnum):
     VIEW = "Views"
     TASKS = "Tasks"
     NODES = "Nodes"
+    ENVIRONMENTS = "Environments"
+    VERSIONS = "Versions"
+    SHELLS = "Shells"
     TABLE = "Tables"
     PANELS = "Node panels"
     LOG = "Logs"
@@ -87,6 +90,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("overview", ("1",), "overview", "nodes and tasks on one screen", _S.APP),
     Action("nodes", ("2",), "nodes", "every node with what it has and does", _S.APP),
     Action("tasks", ("3",), "tasks", "every task", _S.APP),
+    Action("environments", ("4",), "environments", "what tasks run in: containers and versions", _S.APP),
     Action("last_view", ("minus",), "last view", "back to the view before this one", _S.APP),
     Action("command", ("colon",), "command", "type an action by its name", _S.APP),
     Action("palette", ("ctrl+p",), "palette", "find an action by a part of its name and run it", _S.APP, 91),
@@ -145,6 +149,46 @@ ACTIONS: tuple[Action, ...] = (
     Action("undrain", (), "undrain", "take drained nodes in again", _S.NODES),
     Action("node_tasks", ("t",), "its tasks", "show only the tasks of this node", _S.NODES, 17),
     Action("remove_node", (), "remove", "forget a node that won't come back; asks first", _S.NODES),
+    Action("env_new", ("n",), "new", "make an environment from an image", _S.ENVIRONMENTS, 10),
+    Action("env_shell", ("s",), "shell", "a terminal in its container, below the list", _S.ENVIRONMENTS, 12),
+    Action("env_terminal", ("S",), "full shell", "the same in the whole terminal", _S.ENVIRONMENTS, 36),
+    Action("env_pack", ("p",), "pack", "make a version of its container: tasks get it", _S.ENVIRONMENTS, 13),
+    Action(
+        "env_rollback",
+        ("b",),
+        "rollback",
+        "give new tasks the version under the cursor, or the one before the current",
+        _S.ENVIRONMENTS,
+        16,
+    ),
+    Action("env_start_stop", ("o",), "start/stop", "start its container, or stop it", _S.ENVIRONMENTS, 15),
+    Action(
+        "env_prefetch", ("f",), "prefetch", "load its current version on every node now", _S.ENVIRONMENTS, 18
+    ),
+    Action("env_tasks", ("t",), "its tasks", "show only the tasks in it", _S.ENVIRONMENTS, 37),
+    Action("env_task", ("N",), "task in it", "submit a task in it", _S.ENVIRONMENTS, 38),
+    Action(
+        "env_adopt",
+        ("a",),
+        "adopt",
+        "make an environment like a container on the host",
+        _S.ENVIRONMENTS,
+        40,
+    ),
+    Action(
+        "env_delete", ("X",), "delete", "delete its container; versions stay; asks first", _S.ENVIRONMENTS, 39
+    ),
+    Action(
+        "version_remove",
+        ("ctrl+k", "x"),
+        "remove",
+        "delete versions that nobody needs; asks first",
+        _S.VERSIONS,
+        14,
+    ),
+    Action("shell_grow", ("plus",), "grow", "more room for the shell", _S.SHELLS),
+    Action("shell_shrink", ("underscore",), "shrink", "less room for the shell", _S.SHELLS),
+    Action("shell_end", ("ctrl+k", "x"), "end shell", "hang up the shell below; asks first", _S.SHELLS, 34),
     Action("choose", ("enter",), "detail", "open the selected row", _S.TABLE, 11),
     Action("down", ("j", "down"), "down", "one row down", _S.TABLE),
     Action("up", ("k", "up"), "up", "one row up", _S.TABLE),

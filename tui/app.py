@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from textual import events
 from textual.binding import BindingType
 from textual.worker import Worker
 
@@ -16,13 +17,14 @@ from hakuriver.endpoint import Endpoint
 from hakuriver.views import TaskView
 from tui.actions import Scope, available, bindings
 from tui.display.frame_diff import DiffedApp
-from tui.live import Changes, Feed
+from tui.live import Changes, Coalescer, Feed
 from tui.messages import ClusterChanged
 from tui.remote import Remote
 from tui.screens.base import ClusterScreen
 from tui.screens.overview import Overview
 from tui.session import Session
-from tui.themes import river, river_sixteen
+from tui.terminal.greedy import takes_keys
+from tui.themes import ansi_colors, river, river_sixteen
 
 _NOTICE_SECONDS = 6.0
 _HERE = Path(__file__).parent
@@ -42,15 +44,19 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
         super().__init__()
         for theme in (river(), river_sixteen()):
             self.register_theme(theme)
-        self.theme = "river-16" if self.console.color_system == "standard" else "river"
+        sixteen = self.console.color_system == "standard"
+        self.theme = "river-16" if sixteen else "river"
+        self.ansi_theme_dark = ansi_colors(sixteen=sixteen)
         self.session = Session(Remote(endpoint))
         self._feed: Feed | None = None
         self._feeding: Worker[None] | None = None
-        for name in ("overview", "nodes", "gpus", "tasks"):
+        for name in ("overview", "nodes", "gpus", "tasks", "environments"):
             self.add_mode(name, partial(self._made, name))
         self._view = self._previous = "overview"
         self._notice: tuple[float, str, str] = (0.0, "", "")
         self._held: set[int] = set()
+        self._local = Coalescer(self._notify_changes)
+        self.session.changed = self._local.add
 
     def on_mount(self) -> None:
         self.set_interval(1.0, self._tick)
@@ -71,6 +77,11 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
     def _notify_changes(self, changes: Changes) -> None:
         self.post_message(ClusterChanged(changes))
+
+    def on_key(self, event: events.Key) -> None:
+        """Who types fast must not run verbs with what is meant for the prompt that opens just now."""
+        if (screen := self.front) is not None and screen.take_early(event.key, event.character):
+            event.prevent_default()
 
     @property
     def front(self) -> ClusterScreen | None:
@@ -97,6 +108,7 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
         self.show_notice()
 
     async def on_unmount(self) -> None:
+        self._local.close()
         await self.session.remote.aclose()
 
     # screens
@@ -104,6 +116,10 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
     def _made(self, name: str) -> ClusterScreen:
         if name == "overview":
             return Overview(self.session)
+        if name == "environments":
+            from tui.screens.environments import Environments
+
+            return Environments(self.session)
         from tui.screens import tables
 
         return {"nodes": tables.Nodes, "gpus": tables.Gpus, "tasks": tables.Tasks}[name](self.session)
@@ -116,6 +132,24 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             self._previous, self._view = self._view, name
             await self.switch_mode(name)
         return cast(ClusterScreen, self.screen)
+
+    async def open_shell(self, name: str) -> None:
+        from tui.screens.environments import Environments
+
+        screen = await self.go_to("environments")
+        assert isinstance(screen, Environments)
+        await screen.open_shell(name)
+
+    async def open_terminal(self, name: str) -> None:
+        from tui.handover import cli, hand_over, possible
+
+        if not possible(self):
+            await self.open_shell(name)
+            return
+        self.session.note_shell(name)
+        argv, env = cli(self.session.remote.endpoint, "env", "shell", name)
+        if wrong := await hand_over(self, argv, env):
+            self.notice(wrong, "bad")
 
     async def show_tasks(self, filtered: str) -> None:
         """The task view with this filter."""
@@ -139,7 +173,13 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
         self.push_screen(LogScreen(self.session, task))
 
-    def open_form(self, task: TaskView | None) -> None:
+    def open_environment(self, name: str) -> None:
+        from tui.screens.environment import EnvironmentScreen
+
+        if name in self.session.mirror.environments:
+            self.push_screen(EnvironmentScreen(self.session, name))
+
+    def open_form(self, task: TaskView | None, *, container: str = "") -> None:
         from tui.form import from_task
         from tui.screens.submit import SubmitForm
 
@@ -147,7 +187,8 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             if line:
                 self.notice(line, "good")
 
-        self.push_screen(SubmitForm(self.session, from_task(task) if task else {}), answered)
+        filled = from_task(task) if task else {"container": container} if container else {}
+        self.push_screen(SubmitForm(self.session, filled), answered)
 
     # what happened
 
@@ -189,6 +230,9 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
     async def action_tasks(self) -> None:
         await self.go_to("tasks")
+
+    async def action_environments(self) -> None:
+        await self.go_to("environments")
 
     async def action_last_view(self) -> None:
         await self.go_to(self._previous)
@@ -232,6 +276,13 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
         else:
             self.action_exit()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A shell that has the keyboard gets every key, also those that we would take first."""
+        stack = self.screen_stack
+        if stack and takes_keys(stack[-1].focused):
+            return False
+        return super().check_action(action, parameters)
+
     def action_exit(self) -> None:
         from tui.screens.confirm import Confirm, Question
         from tui.screens.submit import SubmitForm
@@ -241,6 +292,8 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
             reasons.append(
                 f"the kill of {', '.join(map(str, held))} is carried out in a few seconds all the same"
             )
+        if shells := self.session.shells:
+            reasons.append(f"the shell in {', '.join(shells)} ends, with what runs in it")
         if any(isinstance(screen, SubmitForm) and screen.dirty for screen in self.screen_stack):
             reasons.append("a form holds a task that was not submitted")
         if isinstance(self.screen, Confirm):

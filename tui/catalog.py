@@ -11,10 +11,12 @@ from tui import gpus
 from tui.columns import Column
 from tui.facts import (
     brief,
+    brief_detail,
     clock,
     command,
     detail,
     elapsed,
+    environment_used,
     held,
     held_cores,
     held_memory,
@@ -44,10 +46,11 @@ def _size(size: int) -> str:
     return format_size(size) if size else ""
 
 
+_DETAIL_TONES: dict[str, str] = {State.PENDING: "wait", State.PREPARING: "info"}
+
+
 def _detail_tone(task: TaskView) -> str:
-    if task_problem(task):
-        return "bad"
-    return "wait" if task["state"] == State.PENDING else "muted"
+    return "bad" if task_problem(task) else _DETAIL_TONES.get(task["state"], "muted")
 
 
 def _in_batch(task: TaskView) -> str:
@@ -157,7 +160,7 @@ TASK_COLUMNS: tuple[Column[TaskView], ...] = (
         "detail",
         "DETAIL",
         16,
-        detail,
+        brief_detail,
         detail,
         _detail_tone,
         flex=2,
@@ -320,6 +323,7 @@ TASK_GRAMMAR = Grammar[TaskView](
         "kind": lambda t: (t["kind"],),
         "executor": lambda t: (t["executor"] or "",),
         "target": lambda t: (t["target"] or "",),
+        "env": lambda t: (environment_used(t),),
     },
     _task_text,
     exact=frozenset({"batch"}),

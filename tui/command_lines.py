@@ -64,6 +64,11 @@ def batch_line(verb: str, batch: int) -> str:
     return f"hakuriver task {verb} --batch {batch}"
 
 
+def environment_line(verb: str, *words: str) -> str:
+    """The command line of an act on an environment."""
+    return shlex.join(["hakuriver", "env", *verb.split(), *words])
+
+
 def node_line(verb: str, nodes: Collection[str], reason: str = "") -> str:
     """The command line of an act on nodes."""
     lines = [["hakuriver", "node", verb, name, *(["--reason", reason] if reason else [])] for name in nodes]

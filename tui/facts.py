@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from datetime import datetime
 from functools import lru_cache
 
+from hakuriver.errors import UsageError
 from hakuriver.lifecycle import ENDED, NodeState, State
-from hakuriver.units import format_cores, format_duration, format_size
+from hakuriver.units import format_cores, format_duration, format_size, parse_size
 from hakuriver.views import NodeView, TaskView
 from tui.plain import clean
 
@@ -154,6 +156,31 @@ def detail(task: TaskView) -> str:
     if task["exit_code"]:
         return clean(task["reason"]) or f"exit code {task['exit_code']}"
     return clean(task["reason"] or "")
+
+
+_PROGRESS = re.compile(r"(.*): (\d[\d.]*[KMGTPE]?) of (\d[\d.]*[KMGTPE]?)(?:, (.*))?")
+
+
+def brief_detail(task: TaskView) -> str:
+    """The same for a narrow column: of what gets ready, how far it is comes first.
+
+    ``loading torch@1767225600: 1.2G of 5G, 430M/s`` → ``24% 430M/s · loading torch@1767225600``.
+    """
+    found = _PROGRESS.fullmatch(task["reason"]) if task["state"] == State.PREPARING else None
+    if found is None or held(task):
+        return detail(task)
+    what, done, total, speed = found.groups()
+    try:
+        share = parse_size(done) / max(1, parse_size(total))
+    except UsageError:
+        return detail(task)
+    return clean(" ".join(filter(None, (f"{min(1.0, share):.0%}", speed, "·", what))))
+
+
+def environment_used(task: TaskView) -> str:
+    """What it runs in, with the version once that is known: ``torch@1767225600``."""
+    name = task["container"] or ""
+    return name if "@" in name or task["version"] is None else f"{name}@{task['version']}"
 
 
 def task_problem(task: TaskView) -> bool:

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from hakuriver import sweep, target, units
 from hakuriver.cli import ids, values
 from hakuriver.errors import UsageError
-from hakuriver.views import NodeView, TaskView
+from hakuriver.views import EnvironmentView, NodeView, TaskView
 from hakuriver.wire import MAX_BATCH, SubmitRequest
+from tui.environments import wrong_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ ROWS: tuple[tuple[Field, ...], ...] = (
     (Field("gpus", "GPUs", "none; 2, or 2:a100"), Field("gpu_memory", "each with", "any; 24G")),
     (Field("name", "Name", "unique among living tasks"), Field("tags", "Tags", "with spaces")),
     (
-        Field("container", "Container", "the default; NULL = none"),
+        Field("container", "Container", "the default; ENV, ENV@VERSION; NULL = none"),
         Field("image", "or image", "python:3.12-slim"),
     ),
     (Field("env", "Variables", "KEY=VALUE KEY2='with spaces'"),),
@@ -64,9 +65,14 @@ class Parsed:
     errors: Mapping[str, str]
 
 
-def parse(typed: Mapping[str, str], nodes: Mapping[str, NodeView], names: Mapping[str, int]) -> Parsed:
-    """What the fields mean. ``nodes`` are the known ones; with none known, any name passes. ``names``: the
-    ids of living tasks by name."""
+def parse(
+    typed: Mapping[str, str],
+    nodes: Mapping[str, NodeView],
+    names: Mapping[str, int],
+    environments: Mapping[str, EnvironmentView],
+) -> Parsed:
+    """What the fields mean. ``nodes`` and ``environments`` are the known ones; with none known, any name
+    passes. ``names``: the ids of living tasks by name."""
     readers: dict[str, Callable[[str], Any]] = {
         "command": _words,
         "target": lambda text: [_target(word, nodes) for word in _words(text)],
@@ -81,6 +87,7 @@ def parse(typed: Mapping[str, str], nodes: Mapping[str, NodeView], names: Mappin
         "retries": _whole,
         "priority": _whole,
         "after": lambda text: [_task(each, names) for each in ids.parse(text.split())],
+        "container": lambda text: _environment(text, environments),
         "labels": lambda text: dict(map(values.label, _words(text))),
         "max_running": _whole,
     }
@@ -203,6 +210,12 @@ def _target(text: str, nodes: Mapping[str, NodeView]) -> str:
         if parsed.numa is not None and devices[index]["numa"] not in (None, parsed.numa):
             raise UsageError(f"GPU {index} of {parsed.node} is on NUMA node {devices[index]['numa']}")
     return str(parsed)
+
+
+def _environment(text: str, known: Mapping[str, EnvironmentView]) -> str:
+    if wrong := wrong_reference(text, known):
+        raise UsageError(wrong)
+    return text
 
 
 def _whole(text: str) -> int:

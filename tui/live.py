@@ -9,13 +9,13 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol, cast
 
 from hakuriver.errors import HakuRiverError, Unreachable
-from hakuriver.views import ClusterView, NodeView, TaskView
+from hakuriver.views import ClusterView, EnvironmentView, NodeView, TaskView
 from tui.facts import held
 from tui.watch_lines import BadLine
 
@@ -52,6 +52,7 @@ class Changes:
 
     nodes: frozenset[str] = frozenset()
     tasks: frozenset[int] = frozenset()
+    environments: frozenset[str] = frozenset()
     reset: bool = False
     link: bool = False
 
@@ -59,6 +60,7 @@ class Changes:
         return Changes(
             self.nodes | other.nodes,
             self.tasks | other.tasks,
+            self.environments | other.environments,
             self.reset or other.reset,
             self.link or other.link,
         )
@@ -72,6 +74,7 @@ class Snapshot:
     cluster: ClusterView | None
     nodes: dict[str, NodeView]
     tasks: dict[int, TaskView]
+    environments: dict[str, EnvironmentView]
     task_states: Counter[str]
     held: set[int]
 
@@ -85,6 +88,7 @@ class Snapshot:
                 cluster=cast(ClusterView, line["cluster"]) if line.get("cluster") else None,
                 nodes={str(node["name"]): node for node in line["nodes"]},
                 tasks=tasks,
+                environments=_by_name(line.get("environments", [])),
                 task_states=Counter(task["state"] for task in tasks.values()),
                 held={key for key, task in tasks.items() if held(task)},
             )
@@ -92,12 +96,16 @@ class Snapshot:
             raise _not_understood(error) from error
 
 
+def _by_name(views: list[EnvironmentView]) -> dict[str, EnvironmentView]:
+    return {str(each["name"]): each for each in views}
+
+
 def _not_understood(error: Exception) -> BadLine:
     return BadLine(f"the host's stream holds a line that can't be understood: {error!r}")
 
 
 class Mirror:
-    """Nodes by name, tasks by id. ``apply`` is the only thing that changes them.
+    """Nodes and environments by name, tasks by id. ``apply`` is the only thing that changes them.
 
     ``held``: the tasks with a kill that can still be taken back.
     """
@@ -105,6 +113,7 @@ class Mirror:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeView] = {}
         self.tasks: dict[int, TaskView] = {}
+        self.environments: dict[str, EnvironmentView] = {}
         self.task_states: Counter[str] = Counter()
         self.held: set[int] = set()
         self.cluster: ClusterView | None = None
@@ -127,6 +136,7 @@ class Mirror:
     def _replace(self, by: Snapshot) -> Changes:
         self.cluster = by.cluster or self.cluster
         self.cursor, self.nodes, self.tasks = by.cursor, by.nodes, by.tasks
+        self.environments = by.environments
         self.task_states, self.held = by.task_states, by.held
         return Changes(reset=True)
 
@@ -139,6 +149,8 @@ class Mirror:
         if kind == "node":
             self.nodes[line["node"]["name"]] = line["node"]
             return Changes(nodes=frozenset({line["node"]["name"]}))
+        if kind == "environments":
+            return self._put_environments(_by_name(line["environments"]))
         if kind == "deleted":
             return self._delete(line)
         return Changes()
@@ -152,6 +164,12 @@ class Mirror:
         self.tasks[key] = task
         (self.held.add if held(task) else self.held.discard)(key)
         return Changes(tasks=frozenset({key}))
+
+    def _put_environments(self, new: dict[str, EnvironmentView]) -> Changes:
+        """The line has all of them; changed are those that differ."""
+        old, self.environments = self.environments, new
+        differ = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+        return Changes(environments=frozenset(differ))
 
     def _delete(self, line: dict[str, Any]) -> Changes:
         if "id" in line:
@@ -272,7 +290,6 @@ class Feed:
 
     async def _pause(self, delay: float) -> None:
         self._retry.clear()
-        try:
-            await asyncio.wait_for(self._retry.wait(), delay)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await self._retry.wait()

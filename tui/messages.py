@@ -89,3 +89,16 @@ class LogMoved(Message):
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, LogMoved) and message.sender == self.sender
+
+
+@dataclass
+class ShellLeft(Message):
+    """The release key was pressed in a shell: the keyboard goes back to the panels, the shell goes on."""
+
+
+@dataclass
+class ShellEnded(Message):
+    """A shell is no more; ``code`` is its exit status, None when the connection ended before."""
+
+    environment: str
+    code: int | None

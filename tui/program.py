@@ -26,11 +26,20 @@ class Program(Protocol):
     def open_logs(self, task: TaskView) -> None:
         """Its logs over the whole screen."""
 
-    def open_form(self, task: TaskView | None) -> None:
-        """Submit a new task, or one like ``task``."""
+    def open_form(self, task: TaskView | None, *, container: str = "") -> None:
+        """Submit a new task, or one like ``task``, or one in an environment."""
 
     def open_node(self, name: str) -> None:
         """Everything about one node."""
+
+    def open_environment(self, name: str) -> None:
+        """Everything about one environment."""
+
+    async def open_shell(self, name: str) -> None:
+        """A shell in an environment's container, beside the panels."""
+
+    async def open_terminal(self, name: str) -> None:
+        """The same in the whole terminal."""
 
     async def show_tasks(self, filtered: str) -> None:
         """The task view with this filter."""

@@ -7,7 +7,7 @@ import gc
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -15,13 +15,24 @@ from typing import TYPE_CHECKING, Any, cast
 from hakuriver import endpoint as endpoints
 from hakuriver.errors import HakuRiverError
 from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, HEADER_SIZE, host_path
-from hakuriver.views import BatchView, ExplainView, IntentsView, NodeView, SubmitView, TaskView
+from hakuriver.views import (
+    BatchView,
+    EnvironmentView,
+    ExplainView,
+    IntentsView,
+    NodeView,
+    SubmitView,
+    TaskView,
+    VersionView,
+    WorkLine,
+)
 from tui import watch_lines
 from tui.live import Snapshot
 
 if TYPE_CHECKING:
     from hakuriver.aio import AsyncClient
     from hakuriver.wire import Verb
+    from tui.shell_channel import ShellChannel
 
 UNDO_SECONDS = 5
 _TOLD_AT_ONCE = 1000
@@ -30,6 +41,8 @@ _AWAKE, _REST = 0.03, 0.1
 """Seconds between two rests at least, and of a rest: a lone change is never late, of a flood some are."""
 LOG_WAIT = 20
 MAX_READ = 2**20
+SLOW = 60.0
+"""Seconds that starting or stopping a container may take, and that a long work may say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +127,46 @@ class Remote:
 
     async def remove_node(self, node: str) -> NodeView:
         return cast(NodeView, await self._request("POST", host_path("remove", name=node), {}))
+
+    async def versions(self, environment: str) -> list[VersionView]:
+        path = host_path("versions", name=environment)
+        return cast("list[VersionView]", await self._request("GET", path))
+
+    async def start_environment(self, name: str) -> EnvironmentView:
+        return await self._environment("POST", "start", name)
+
+    async def stop_environment(self, name: str) -> EnvironmentView:
+        return await self._environment("POST", "stop", name)
+
+    async def delete_environment(self, name: str) -> EnvironmentView:
+        return await self._environment("DELETE", "delete", name)
+
+    async def rollback(self, name: str, version: int | None) -> EnvironmentView:
+        return await self._environment("POST", "rollback", name, {"version": version})
+
+    async def remove_version(self, name: str, version: int) -> None:
+        await self._request("DELETE", host_path("remove-version", name=name, version=version))
+
+    async def work(self, path: str, body: dict[str, Any]) -> AsyncGenerator[WorkLine, None]:
+        """Ask for something that takes long: how far it is, and at last what became of it."""
+        client = await self._open()
+        async with client.open("POST", path, body=body, timeout=SLOW) as answer:
+            rest = b""
+            async for part in answer.aiter_bytes():
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    yield cast(WorkLine, watch_lines.decode(line))
+
+    async def shell(self, environment: str, rows: int, columns: int) -> ShellChannel:
+        """A shell in an environment's container, on a terminal of that size."""
+        open_shell = await self.off_loop(_shell_opener)
+        where = lambda: (self.endpoint.url, self.endpoint.token)  # noqa: E731  # a restart may move the host
+        return cast("ShellChannel", await open_shell(where, environment, rows, columns))
+
+    async def _environment(self, method: str, route: str, name: str, body: object = None) -> EnvironmentView:
+        client = await self._open()
+        path = host_path(route, name=name)
+        return cast(EnvironmentView, await client.request(method, path, body=body, timeout=SLOW))
 
     async def _once(self, path: str, body: dict[str, Any]) -> SubmitView:
         """Submit once: the key makes a repeat after a broken connection harmless."""
@@ -200,6 +253,13 @@ def _decoded_large(parts: list[bytes]) -> object:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _shell_opener() -> Callable[..., Awaitable[ShellChannel]]:
+    import hakuriver.terminal  # noqa: F401  # the WebSocket library takes a moment
+    from tui.shell_channel import open_shell
+
+    return open_shell
 
 
 def _client_type() -> type[AsyncClient]:

@@ -6,7 +6,7 @@ from hakuriver.lifecycle import State
 from hakuriver.units import format_cores, format_duration, format_size
 from hakuriver.views import AttemptView, BatchView, ExplainView, NodeReason, TaskView
 from tui.columns import Column
-from tui.facts import clock, detail, elapsed, span, symbol, task_gpus, tone
+from tui.facts import clock, detail, elapsed, environment_used, span, symbol, task_gpus, tone
 from tui.plain import clean
 
 Fact = tuple[str, str]
@@ -24,13 +24,14 @@ def state_of(task: TaskView) -> list[tuple[str, str]]:
 def facts_of(task: TaskView, batch: BatchView | None) -> list[Fact]:
     """What was asked for and what it got; what is as always is left out."""
     place = clean(task["node"] or "–") + (f" (asked for {clean(task['target'])})" if task["target"] else "")
-    runs = clean(" ".join(filter(None, (task["executor"], task["container"], task["image"])))) or "–"
+    runs = clean(" ".join(filter(None, (task["executor"], environment_used(task), task["image"])))) or "–"
     ran = f"{clock(task['started_at'])} → {clock(task['ended_at'])}   {elapsed(task)}"
     facts = [
         ("node", place),
         ("resources", _resources(task)),
         ("owner", clean(task["owner"])),
         ("runs as", runs),
+        ("image id", clean(task["image_digest"] or "")),
         ("batch", _batch(task, batch)),
         ("created", clock(task["created_at"])),
         ("ran", ran if task["started_at"] else ""),
@@ -175,6 +176,17 @@ ATTEMPT_COLUMNS: tuple[Column[AttemptView], ...] = (
     Column("node", "NODE", 6, lambda a: clean(a["node"] or "–"), lambda a: a["node"] or "", most=20),
     Column(
         "executor", "RUNS AS", 8, lambda a: clean(a["executor"] or ""), lambda a: a["executor"] or "", drop=4
+    ),
+    Column(
+        "version",
+        "VERSION",
+        10,
+        lambda a: str(a["version"] or ""),
+        lambda a: a["version"] or 0,
+        lambda _: "muted",
+        drop=5,
+        right=True,
+        optional=True,
     ),
     Column(
         "started",

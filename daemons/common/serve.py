@@ -18,6 +18,8 @@ from hakuriver.errors import Conflict, HakuRiverError, NotAllowed, UsageError
 
 Loop = Callable[[], Awaitable[None]]
 log = Log("daemon")
+MAX_FRAME = 2**20
+"""Bytes of one message of a WebSocket."""
 
 
 def listen(address: str, port: int, *, insecure_bind: bool, flag: str) -> socket.socket:
@@ -71,6 +73,9 @@ async def serve(
             access_log=False,
             timeout_graceful_shutdown=2,
             timeout_keep_alive=75,
+            ws="websockets-sansio",
+            ws_max_size=MAX_FRAME,
+            ws_per_message_deflate=False,
             server_header=False,
         )
     )
@@ -84,7 +89,8 @@ async def serve(
             task.cancel()
         if on_stop is not None:
             try:
-                await asyncio.wait_for(on_stop(), timeout=3)
+                async with asyncio.timeout(3):
+                    await on_stop()
             except (TimeoutError, HakuRiverError) as error:
                 log.warning("stop_incomplete", error=str(error) or "timed out")
         server.should_exit = True

@@ -14,11 +14,13 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from daemons.common.log import Log
 from hakuriver import WIRE_VERSION, errors
-from hakuriver.paths import HEADER_WIRE, Kind, Route
+from hakuriver.paths import HEADER_WIRE, WEBSOCKET, Kind, Route
 from hakuriver.wire import clear_message
 
 MAX_BODY = 16 * 2**20
@@ -38,16 +40,26 @@ class Principal:
 
 Authenticate = Callable[[str], Principal | None]
 Handler = Callable[[Request, Principal], Awaitable[Response]]
+Socket = Callable[[WebSocket, Principal], Awaitable[None]]
+"""Handles a WebSocket; errors that it raises before it accepts are answered like those of requests."""
 
 
-def build(table: Sequence[Route], handlers: Mapping[str, Handler], authenticate: Authenticate) -> Starlette:
+def build(
+    table: Sequence[Route],
+    handlers: Mapping[str, Handler],
+    authenticate: Authenticate,
+    sockets: Mapping[str, Socket] | None = None,
+) -> Starlette:
     """An application that serves exactly the rows of ``table``; raises when the two don't match."""
+    sockets = sockets or {}
     names = {route.name for route in table}
-    if names != set(handlers):
-        raise ValueError(f"routes without handler or row: {sorted(names ^ set(handlers))}")
+    if names != set(handlers) | set(sockets):
+        raise ValueError(f"routes without handler or row: {sorted(names ^ set(handlers) ^ set(sockets))}")
     return Starlette(
         routes=[
-            StarletteRoute(route.path, _endpoint(route, handlers[route.name]), methods=[route.method])
+            WebSocketRoute(route.path, _socket(route, sockets[route.name]))
+            if route.method == WEBSOCKET
+            else StarletteRoute(route.path, _endpoint(route, handlers[route.name]), methods=[route.method])
             for route in table
         ],
         middleware=[Middleware(_Gate, authenticate=authenticate)],
@@ -72,6 +84,23 @@ def _endpoint(route: Route, handler: Handler) -> Callable[[Request], Awaitable[R
     return endpoint
 
 
+def _socket(route: Route, handler: Socket) -> Callable[[WebSocket], Awaitable[None]]:
+    async def endpoint(socket: WebSocket) -> None:
+        principal: Principal = socket.state.principal
+        try:
+            if principal.kind not in route.kinds:
+                raise errors.NotAllowed(f"a {principal.kind} credential may not open {route.path}")
+            await handler(socket, principal)
+        except WebSocketDisconnect:
+            return
+        except errors.HakuRiverError as error:
+            if socket.application_state is not WebSocketState.CONNECTING:
+                raise
+            await socket.send_denial_response(JSONResponse(error.to_json(), error.http_status))
+
+    return endpoint
+
+
 class _Gate:
     """Nothing behind it is reached without a credential and a wire version that we speak."""
 
@@ -80,7 +109,7 @@ class _Gate:
         self._authenticate = authenticate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             return
         headers = Headers(scope=scope)
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -99,7 +128,11 @@ class _Gate:
             scope.setdefault("state", {})["principal"] = principal
             await self._app(scope, receive, send)
             return
-        await JSONResponse(error.to_json(), error.http_status)(scope, receive, send)
+        refusal = JSONResponse(error.to_json(), error.http_status)
+        if scope["type"] == "http":
+            await refusal(scope, receive, send)
+        else:
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
 
 
 async def read_bytes(request: Request, limit: int = MAX_BODY) -> bytes:

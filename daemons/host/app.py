@@ -6,7 +6,8 @@ from starlette.applications import Starlette
 
 from daemons.common import web
 from daemons.host.context import Host
-from daemons.host.routes import cluster, logs, nodes, queue, tasks, watch
+from daemons.host.environments import prefetch
+from daemons.host.routes import cluster, environments, exec, logs, nodes, queue, tasks, watch
 from hakuriver.paths import HOST_ROUTES
 
 
@@ -19,5 +20,8 @@ def create_app(host: Host) -> Starlette:
         **queue.handlers(host),
         **logs.handlers(host),
         **watch.handlers(host),
+        **environments.handlers(host),
+        **prefetch.handlers(host),
     }
-    return web.build(HOST_ROUTES, handlers, host.credentials)
+    sockets = exec.sockets(host.environments.sessions, host.environments.containers)
+    return web.build(HOST_ROUTES, handlers, host.credentials, sockets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 
 def now() -> str:
@@ -38,3 +39,8 @@ def until(moment: str) -> float:
 def boottime() -> float:
     """Seconds on a clock that nobody can set and that runs on while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """What names this machine's boot, for as long as that other clock runs."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -13,6 +13,7 @@ from daemons.common.serve import Loop
 from daemons.host import auth
 from daemons.host.backup import announce
 from daemons.host.dispatcher import Dispatcher
+from daemons.host.environments.service import Environments
 from daemons.host.followups import Dependencies
 from daemons.host.holds import Holds
 from daemons.host.ledger import Ledger
@@ -54,6 +55,7 @@ class Host:
     hub: Hub
     logs: Logs
     retention: Retention
+    environments: Environments
     submitting: Counter[str] = field(default_factory=Counter)
     """Tasks of each owner that are on their way into the store."""
 
@@ -69,11 +71,13 @@ class Host:
             "nodes": partial(self.nodes.watch, min(1.0, timing.heartbeat_interval / 2), self.losses.once),
             "retention": self.retention.run,
             "recovery": self.recovery.run,
+            **self.environments.loops(),
         }
 
     async def stop(self) -> None:
         """End the streams, so that the server can stop."""
         self.hub.close()
+        await self.environments.hang_up()
 
     async def close(self) -> None:
         """After the server: write what is waiting, close everything."""
@@ -81,6 +85,7 @@ class Host:
         await self.dispatcher.close()
         await self.store.close()
         self.logs.close()
+        self.environments.close()
 
 
 async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, embedded: bool) -> Host:
@@ -92,17 +97,23 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
     def committed(changes: Sequence[Change]) -> None:
         _committed(host, changes)
 
+    def shown_anew() -> None:
+        hub.touch_environments()
+
     store = Store(layout.database, committed)
     store.open()
     timeout = timing.heartbeat_interval * timing.heartbeat_timeout_factor
     known = Nodes(store, ledger, timeout, timing.lease)
     dispatcher = Dispatcher(store, ledger, known, tokens.host)
-    hub = Hub(store, known.view, known.names)
+    environments = Environments(store, settings.docker, shared, shown_anew, embedded=embedded)
+    hub = Hub(store, known.view, known.names, environments.views)
     placing = Placing(store, ledger, known, _caps(settings))
     logs = Logs(store, dispatcher, hub, shared)
     host = Host(
         settings=settings,
-        policy=Policy(embedded, settings.docker.default_container_name, str(shared)),
+        policy=Policy(
+            embedded, settings.docker.default_container_name, str(shared), settings.docker.task_user
+        ),
         store=store,
         credentials=await auth.load(store, tokens),
         ledger=ledger,
@@ -116,9 +127,11 @@ async def open_host(settings: Settings, layout: Layout, tokens: auth.Tokens, *, 
         hub=hub,
         logs=logs,
         retention=Retention(store, logs, settings.retention),
+        environments=environments,
     )
     await store.write(announce)
     await host.recovery.load()
+    await environments.reload()
     for node in await store.read(load_nodes):
         known.apply(node)
     for row in await store.read(lambda connection: load_facts(connection, [str(state) for state in LIVE])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from daemons.common.log import Log
+from daemons.common.threads import until
 from daemons.host import clock, intents
 from daemons.host.rows import TaskRow
 from daemons.host.store import Store
@@ -42,11 +43,7 @@ class Holds:
                 if when <= loop.time():
                     await self._carry_out(number, due)
             following = min((when for _, when in self._due.values()), default=None)
-            try:
-                timeout = None if following is None else max(0.0, following - loop.time())
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            await until(self._changed, None if following is None else max(0.0, following - loop.time()))
 
     async def _carry_out(self, number: int, due: str) -> None:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
+from daemons.common.threads import until
 from daemons.host.dispatcher import Dispatcher
 from daemons.host.schema import attempt, node, task
 from daemons.host.store import Store
@@ -95,16 +96,14 @@ class Logs:
                 left = deadline - loop.time()
                 if piece.data or piece.ended or left <= 0:
                     return piece
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), min(POLL_SECONDS, left))
+                await until(changed, min(POLL_SECONDS, left))
 
     async def remove(self, attempts: Sequence[tuple[int, int]]) -> None:
         """Remove the shared copies of (task, attempt)s that are ours; raises Unreachable."""
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait_for(
-                loop.run_in_executor(self._pool, remove_copies, self._shared, attempts), READ_SECONDS
-            )
+            async with asyncio.timeout(READ_SECONDS):
+                await loop.run_in_executor(self._pool, remove_copies, self._shared, attempts)
         except TimeoutError:
             raise Unreachable(f"{self._shared} doesn't answer") from None
         except OSError as error:
@@ -149,10 +148,10 @@ class Logs:
         path = self._shared / folder / name
         loop = asyncio.get_running_loop()
         try:
-            found = await asyncio.wait_for(
-                loop.run_in_executor(self._pool, read_range, path, asked.offset, asked.limit, asked.tail),
-                READ_SECONDS,
-            )
+            async with asyncio.timeout(READ_SECONDS):
+                found = await loop.run_in_executor(
+                    self._pool, read_range, path, asked.offset, asked.limit, asked.tail
+                )
         except TimeoutError:
             raise Unreachable(missing.message, hint=f"and {self._shared} doesn't answer either") from missing
         except OSError:

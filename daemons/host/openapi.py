@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -22,11 +22,13 @@ from hakuriver.paths import (
     HEADER_SIZE,
     HEADER_WIRE,
     HOST_ROUTES,
+    WEBSOCKET,
     Route,
 )
 
 _BYTES = "application/octet-stream"
 _LINES = "application/x-ndjson"
+_SOCKET = "a WebSocket"
 _ERROR_TYPES: tuple[type[errors.HakuRiverError], ...] = (
     errors.UsageError,
     errors.Unauthenticated,
@@ -52,6 +54,7 @@ class _Doc:
     errors: tuple[int, ...] = ()
     status: int = 200
     optional: bool = False  # whether the body may be left out
+    is_log: bool = False
 
 
 def _query(name: str, schema: Schema, text: str) -> Schema:
@@ -73,6 +76,7 @@ _TEXT: Schema = {"type": "string"}
 _OFFSET: Schema = {"type": "integer", "minimum": 0, "maximum": 2**62, "default": 0}
 _ONE_TASK = (404, 409, 507)
 _ON_NODE = (404, 409, 503)
+_LONG = (404, 409, 429, 503, 507)
 _DOCS: dict[str, _Doc] = {
     "cluster": _Doc(views.ClusterView),
     "openapi": _Doc(dict),
@@ -160,7 +164,31 @@ _DOCS: dict[str, _Doc] = {
             ),
         ),
         errors=(404, 503),
+        is_log=True,
     ),
+    "environments": _Doc(list[views.EnvironmentView]),
+    "environment": _Doc(views.EnvironmentView, errors=(404,)),
+    "create": _Doc(views.WorkLine, wire.CreateEnvironment, errors=_LONG),
+    "adopt": _Doc(views.WorkLine, wire.AdoptContainer, errors=_LONG),
+    "pack": _Doc(views.WorkLine, wire.PackRequest, errors=_LONG, optional=True),
+    "import": _Doc(
+        views.WorkLine,
+        _BYTES,
+        (
+            _query("filename", _TEXT, "the tarball's name, which may tell its version: ENV-TIME.tar"),
+            _query("note", {"type": "string", "maxLength": 400}, "shown in the list of versions"),
+        ),
+        _LONG,
+    ),
+    "start": _Doc(views.EnvironmentView, errors=_ON_NODE),
+    "stop": _Doc(views.EnvironmentView, errors=_ON_NODE),
+    "delete": _Doc(views.EnvironmentView, errors=_ON_NODE),
+    "versions": _Doc(list[views.VersionView], errors=(404,)),
+    "remove-version": _Doc(views.VersionView, errors=_ONE_TASK),
+    "rollback": _Doc(views.EnvironmentView, wire.RollbackRequest, errors=_ONE_TASK, optional=True),
+    "prefetch": _Doc(views.WorkLine, wire.PrefetchRequest, errors=_ON_NODE, optional=True),
+    "tarball": _Doc(_BYTES, errors=(404, 503)),
+    "exec": _Doc(_SOCKET, errors=_ON_NODE, status=101),
     "register": _Doc(wire.RegistrationAnswer, wire.Registration, errors=(409, 507)),
     "heartbeat": _Doc(wire.HeartbeatAnswer, wire.Heartbeat, errors=(409, 507)),
     "reports": _Doc(wire.ReportAnswer, wire.ReportBatch, errors=(404, 409, 507)),
@@ -170,6 +198,7 @@ _PATH_SCHEMAS: dict[str, Schema] = {
     "id": _ID,
     "name": {"type": "string"},
     "stream": {"enum": ["stdout", "stderr"]},
+    "version": {"type": "integer", "minimum": 0, "maximum": 10**12 - 1},
 }
 _WIRE_HEADER = _header(HEADER_WIRE, "version of this API that the client speaks; another is refused")
 
@@ -179,7 +208,8 @@ def document() -> dict[str, Any]:
     """The whole description."""
     paths: dict[str, dict[str, Any]] = {}
     for route in HOST_ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, _DOCS[route.name])
+        method = "get" if route.method == WEBSOCKET else route.method.lower()
+        paths.setdefault(route.path, {})[method] = _operation(route, _DOCS[route.name])
     return {
         "openapi": "3.1.0",
         "info": {"title": "HakuRiver", "version": __version__, "description": "The host's API."},
@@ -210,18 +240,21 @@ def _operation(route: Route, doc: _Doc) -> dict[str, Any]:
 def _content(given: Any) -> dict[str, Any]:
     if given == _BYTES:
         return {_BYTES: {"schema": {"type": "string", "format": "binary"}}}
-    if given is views.WatchLine:
-        return {_LINES: {"schema": reference("WatchLine")}}
+    if given in (views.WatchLine, views.WorkLine):
+        return {_LINES: {"schema": reference(given.__name__)}}
     if given is dict:
         return {"application/json": {"schema": {"type": "object"}}}
-    if given == list[views.NodeView]:
-        return {"application/json": {"schema": {"type": "array", "items": reference("NodeView")}}}
+    if get_origin(given) is list:
+        (item,) = get_args(given)
+        return {"application/json": {"schema": {"type": "array", "items": reference(item.__name__)}}}
     return {"application/json": {"schema": reference(given.__name__)}}
 
 
 def _answer(doc: _Doc) -> dict[str, Any]:
+    if doc.gives == _SOCKET:
+        return {"description": "the connection goes on as a WebSocket"}
     found: dict[str, Any] = {"description": "done", "content": _content(doc.gives)}
-    if doc.gives == _BYTES:
+    if doc.is_log:
         found["headers"] = {
             name: {"description": text, "schema": {"type": "integer"}}
             for name, text in (
@@ -244,13 +277,10 @@ def _errors(statuses: Iterable[int]) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Schema]:
-    gives = [doc.gives for doc in _DOCS.values()]
+    gives = [each for doc in _DOCS.values() for each in (get_args(doc.gives) or (doc.gives,))]
     takes = [doc.takes for doc in _DOCS.values()]
     models = [each for each in (*takes, *gives) if isinstance(each, type) and issubclass(each, BaseModel)]
-    shown = [
-        views.NodeView,
-        *(each for each in gives if getattr(views, getattr(each, "__name__", ""), None) is each),
-    ]
+    shown = [each for each in gives if getattr(views, getattr(each, "__name__", ""), None) is each]
     error: Schema = {
         "type": "object",
         "required": ["error"],

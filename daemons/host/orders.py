@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from daemons.host import clock, intents
+from daemons.host.environments.catalog import reference_of
 from daemons.host.ledger import Key
 from daemons.host.schema import allocation, attempt, meta, task
 from daemons.host.store import Tx
 from hakuriver.lifecycle import ENDED, Intent, State
 from hakuriver.target import Target
 from hakuriver.views import TaskWants
-from hakuriver.wire import AttemptOrder, AttemptSpec, IntentOrder, Mount
+from hakuriver.wire import AttemptOrder, AttemptSpec, EnvironmentRef, IntentOrder, Mount
 
 DEFAULT_GRACE = 10.0
 _ENDED = [str(state) for state in ENDED]
@@ -86,7 +87,7 @@ def load_stray(connection: Connection, key: Key, *, name: str) -> Job | None:
 def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) -> AttemptOrder:
     row = connection.execute(
         select(task, allocation.c.node, allocation.c.numa, allocation.c.device_ids, allocation.c.gpus)
-        .add_columns(attempt.c.executor.label("by"))
+        .add_columns(attempt.c.executor.label("by"), attempt.c.version)
         .join(allocation, (allocation.c.task == task.c.id) & (allocation.c.attempt == key[1]))
         .join(attempt, (attempt.c.task == task.c.id) & (attempt.c.number == key[1]))
         .where(task.c.id == key[0])
@@ -95,7 +96,8 @@ def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) ->
     identity = {
         each.key: each.value for each in connection.execute(select(meta).where(meta.c.key.in_(names)))
     }
-    spec = _spec(row._mapping, key[1])
+    environment = reference_of(connection, row.container, row.version)
+    spec = _spec(row._mapping, key[1], environment)
     return AttemptOrder(
         cluster=identity["cluster"],
         epoch=int(identity["epoch"]),
@@ -105,7 +107,7 @@ def _load_order(connection: Connection, key: Key, intent: IntentOrder | None) ->
     )
 
 
-def _spec(row: Any, number: int) -> AttemptSpec:
+def _spec(row: Any, number: int, environment: EnvironmentRef | None) -> AttemptSpec:
     gpus = json.loads(row["gpus"])
     mounts = json.loads(row["mounts"]) if row["mounts"] is not None else None
     wants = json.loads(row["wants"])
@@ -120,6 +122,7 @@ def _spec(row: Any, number: int) -> AttemptSpec:
         executor=row["by"] or row["executor"],
         container=row["container"],
         image=row["image"],
+        environment=environment,
         cores=row["cores"] / 1000,
         memory=row["memory"],
         target=str(Target(row["node"], row["numa"], tuple(gpus))),

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from daemons.common.log import Log
 from daemons.host import clock
+from daemons.host.environments.catalog import current_versions
 from daemons.host.ledger import Ledger, Queue
 from daemons.host.nodes import Nodes
 from daemons.host.rows import TaskRow
@@ -137,12 +138,14 @@ def store_plan(tx: Tx, plan: Plan, reasons: Mapping[int, str]) -> list[TaskRow]:
 
 
 def _assign(tx: Tx, placed: list[Placement], attempts: Mapping[int, int]) -> None:
+    versions = current_versions(tx, [each.task for each in placed])
     keys = [
         {
             "b_task": each.task,
             "b_number": attempts[each.task],
             "b_node": each.node,
             "b_executor": each.executor,
+            "b_version": versions.get(each.task),
         }
         for each in placed
     ]
@@ -154,6 +157,7 @@ def _assign(tx: Tx, placed: list[Placement], attempts: Mapping[int, int]) -> Non
             reason="",
             node=bindparam("b_node"),
             executor=bindparam("b_executor"),
+            version=bindparam("b_version"),
             assigned_at=clock.now(),
         ),
         keys,

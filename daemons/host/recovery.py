@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from daemons.common.log import Log
+from daemons.common.threads import until
 from daemons.host import clock
 from daemons.host.dispatcher import Dispatcher
 from daemons.host.ledger import Key, Ledger
@@ -153,10 +154,7 @@ class Recovery:
                 await self._explain()
             except StorageFull as error:
                 log.warning("recovery_postponed", error=error.message)
-            try:
-                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
-            except TimeoutError:
-                continue
+            await until(self._changed, _LOOK_SECONDS)
         await asyncio.Event().wait()
 
     async def _save(self) -> None:

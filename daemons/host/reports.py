@@ -39,6 +39,7 @@ class Facts:
     oom_events: int
     started_at: str | None
     ended_at: str | None
+    image_digest: str | None
     report_sequence: int
     intent: Intent
     intent_version: int
@@ -53,7 +54,7 @@ class Facts:
 _COLUMNS = [attempt.c[name] for name in Facts.__dataclass_fields__ if name != "current"]
 _SAVED = (
     *("state", "reason", "executor", "exit_code", "signal", "error", "oom_events", "started_at", "ended_at"),
-    *("report_sequence", "intent_done", "held_due_at", "held_by", "held_grace"),
+    *("image_digest", "report_sequence", "intent_done", "held_due_at", "held_by", "held_grace"),
 )
 _SHOWN = tuple(name for name in _SAVED if name != "report_sequence")
 
@@ -157,6 +158,7 @@ def _changed(facts: Facts, state: State, report: Report) -> Facts:
         oom_events=max(report.oom_events, facts.oom_events),
         started_at=started,
         ended_at=ended,
+        image_digest=report.image or facts.image_digest,
         intent_done=min(max(report.intent_version or 0, facts.intent_done), facts.intent_version),
         held_due_at=None if state in ENDED else facts.held_due_at,
         current=state is not State.PENDING,

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, delete, select, union_all
+from sqlalchemy.dialects.sqlite import insert
 
 from daemons.common.log import Log
+from daemons.common.timeofday import Clock, look
 from daemons.host import clock
 from daemons.host.logs import Logs
-from daemons.host.schema import attempt, idempotency, task
+from daemons.host.schema import attempt, idempotency, meta, task
 from daemons.host.store import Store, Tx
 from hakuriver.config import Retention as Limits
 from hakuriver.errors import StorageFull, Unreachable
 from hakuriver.lifecycle import ENDED
 
 IDEMPOTENCY_DAYS = 30
-JUMP_SECONDS = 3600.0
-DISTRUST_SECONDS = 86_400.0
-"""How long nothing is forgotten after the wall clock jumped."""
 _FIRST_SECONDS = 600.0
 """A machine that has just booted may not have been told the time yet."""
 _EACH_SECONDS = 3600.0
 _AT_ONCE = 100  # tasks in one transaction
 _PAUSE_SECONDS = 0.02
 _FOUND = 10_000  # ids in one read
+_CLOCK = "clock"
+"""Key of the time of day as it is believed, in the meta table: a restart believes no other one."""
 _ENDED = [str(state) for state in ENDED]
 log = Log("retention")
 
@@ -47,29 +50,30 @@ class Retention:
         *,
         wall: Callable[[], datetime] = wall,
         boottime: Callable[[], float] = clock.boottime,
+        boot_id: Callable[[], str] = clock.boot_id,
     ) -> None:
         self._store = store
         self._logs = logs
         self._limits = limits
         self._wall = wall
         self._boottime = boottime
-        self._offset = wall().timestamp() - boottime()
-        self._trusted_from = boottime()
+        self._boot_id = boot_id()
 
     async def run(self) -> None:
         """Loop: a pass every hour."""
+        step: Callable[[], Awaitable[object]] = self._clock_is_believed  # what it says at the start counts
         pause = _FIRST_SECONDS
         while True:
-            await asyncio.sleep(pause)
-            pause = _EACH_SECONDS
             try:
-                await self.once()
+                await step()
             except (StorageFull, Unreachable) as error:
                 log.warning("pruning_postponed", error=error.message)
+            await asyncio.sleep(pause)
+            step, pause = self.once, _EACH_SECONDS
 
     async def once(self) -> int:
         """One pass; how many tasks are gone. Raises StorageFull, or Unreachable for a dead shared folder."""
-        if not self._steady():
+        if not await self._clock_is_believed():
             return 0
         now = self._wall()
         stale = clock.text(now - timedelta(days=IDEMPOTENCY_DAYS))
@@ -92,15 +96,25 @@ class Retention:
         await self._logs.remove(await self._store.read(lambda connection: _attempts(connection, chunk)))
         return await self._store.write(lambda tx: _delete(tx, chunk))
 
-    def _steady(self) -> bool:
-        """Whether the wall clock can be believed: it must not have jumped against the other for a while."""
-        now = self._boottime()
-        offset = self._wall().timestamp() - now
-        if abs(offset - self._offset) > JUMP_SECONDS:
-            log.warning("clock_jumped", seconds=round(offset - self._offset), pruning="paused for a day")
-            self._offset = offset
-            self._trusted_from = now + DISTRUST_SECONDS
-        return now >= self._trusted_from
+    async def _clock_is_believed(self) -> bool:
+        """Whether the wall clock has not jumped against the other, or long ago. Raises StorageFull."""
+        text = await self._store.read(_clock)
+        known = Clock(*json.loads(text)) if text else None
+        now = look(known, self._boot_id, self._wall().timestamp(), self._boottime())
+        if now != known:
+            await self._store.write(lambda tx: _keep_clock(tx, json.dumps(astuple(now))))
+        if now.doubted_since is not None:
+            log.warning("pruning_pauses", reason="the clock of this machine jumped by more than an hour")
+        return now.doubted_since is None
+
+
+def _clock(connection: Connection) -> str | None:
+    return connection.execute(select(meta.c.value).where(meta.c.key == _CLOCK)).scalar()
+
+
+def _keep_clock(tx: Tx, text: str) -> None:
+    row = {"key": _CLOCK, "value": text}
+    tx.execute(insert(meta).values(row).on_conflict_do_update(index_elements=["key"], set_=row))
 
 
 def _over(connection: Connection, old: str, limits: Limits) -> list[int]:

@@ -156,6 +156,8 @@ def _task_json() -> ColumnElement[str]:
             "executor": func.coalesce(attempt.c.executor, task.c.executor),
             "container": task.c.container,
             "image": task.c.image,
+            "version": attempt.c.version,
+            "image_digest": attempt.c.image_digest,
             "workdir": task.c.workdir,
             "attempt": task.c.attempt,
             "exit_code": attempt.c.exit_code,
@@ -182,8 +184,9 @@ _ATTEMPT_JSON = _object(
         "attempt": attempt.c.number,
         **{
             name: attempt.c[name]
-            for name in ("state", "reason", "node", "executor", "exit_code", "signal", "error", "oom_events")
+            for name in ("state", "reason", "node", "executor", "version", "image_digest")
         },
+        **{name: attempt.c[name] for name in ("exit_code", "signal", "error", "oom_events")},
         **{name: attempt.c[name] for name in ("assigned_at", "started_at", "ended_at")},
     }
 )

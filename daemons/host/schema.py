@@ -11,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 
 class Meta(SQLModel, table=True):
-    """``cluster``, ``epoch``, ``sequence``."""
+    """``cluster``, ``epoch``, ``sequence``, and what single parts of the host keep there."""
 
     key: str = Field(primary_key=True)
     value: str
@@ -119,7 +119,8 @@ class Attempt(SQLModel, table=True):
     ``acked`` is the journal version that the node answered the order with. An intent has a version; ``sent``
     is the newest that the node acknowledged, ``done`` the newest that it carried out. ``held_*`` is a kill
     that can still be taken back. ``fence``: the node's last heartbeat said that its fence was alive.
-    ``hold_by``: who makes it wait until somebody releases it.
+    ``hold_by``: who makes it wait until somebody releases it. ``version`` is that of its environment, decided
+    when it was assigned, ``image_digest`` what it really ran in.
     """
 
     __table_args__ = (Index("attempt_node_state", "node", "state"),)
@@ -150,6 +151,8 @@ class Attempt(SQLModel, table=True):
     held_grace: float | None = None
     fence: bool = Field(default=False, sa_column_kwargs={"server_default": "0"})
     hold_by: str | None = None
+    version: int | None = None
+    image_digest: str | None = None
 
 
 class Allocation(SQLModel, table=True):
@@ -173,6 +176,36 @@ class Allocation(SQLModel, table=True):
     memory: int
     device_ids: str = "[]"  # JSON
     gpus: str = "[]"  # JSON
+
+
+class Environment(SQLModel, table=True):
+    """A container that people customise, and what tasks get of it.
+
+    ``base`` is the image it was made of, ``current`` NULL before the first version. ``last_version`` only
+    grows, so that no number is used twice.
+    """
+
+    name: str = Field(primary_key=True)
+    base: str = ""
+    current: int | None = None
+    last_version: int = 0
+    created_at: str
+    created_by: str
+
+
+class EnvironmentVersion(SQLModel, table=True):
+    """A tarball of an environment; ``image`` is the id of the image in it."""
+
+    __tablename__ = "environment_version"
+
+    environment: str = Field(primary_key=True, foreign_key="environment.name", ondelete="CASCADE")
+    version: int = Field(primary_key=True)
+    size: int
+    sha256: str
+    image: str
+    note: str = ""
+    created_by: str
+    created_at: str
 
 
 class Idempotency(SQLModel, table=True):
@@ -200,3 +233,5 @@ task_after = _table("task_after")
 attempt = _table("attempt")
 allocation = _table("allocation")
 idempotency = _table("idempotency")
+environment = _table("environment")
+environment_version = _table("environment_version")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from hakuriver.errors import NotFound, UsageError
-from hakuriver.wire import SubmitRequest
+from hakuriver.environments import image_tag, parse_reference
+from hakuriver.errors import UsageError
+from hakuriver.wire import Caller, SubmitRequest
 
 _CALLER_ENV = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX")
 _SHIMS = ("process", "systemd", "native")
@@ -21,6 +22,7 @@ class Policy:
     embedded: bool
     default_container: str
     shared_dir: str
+    task_user: str = "root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Setup:
     image: str | None
     workdir: str | None
     env: Mapping[str, str]
+    user: str | None = None
 
 
 def choose_setup(request: SubmitRequest, policy: Policy) -> Setup:
@@ -45,10 +48,10 @@ def choose_setup(request: SubmitRequest, policy: Policy) -> Setup:
             raise UsageError(
                 f"standard input can't be fed to a task of executor {executor}", hint="run it without -i"
             )
-    elif request.mounts or request.privileged or request.shm_size is not None:
+    elif request.mounts or request.privileged or request.shm_size is not None or request.user:
         raise UsageError(
             "a task without a container sees the node's own files: "
-            "mounts, privileges and --shm-size are for containers",
+            "mounts, privileges, --user and --shm-size are for containers",
             hint="leave them out, or give --container or --image",
         )
     if executor == "process" and (request.private_network or request.private_pid):
@@ -60,8 +63,12 @@ def choose_setup(request: SubmitRequest, policy: Policy) -> Setup:
     env = dict(request.env)
     if like_here:
         env = {name: request.caller.env[name] for name in _CALLER_ENV if name in request.caller.env} | env
-    workdir = request.workdir or _workdir(request.caller.workdir, policy, like_here, executor == "docker")
-    return Setup(executor, container, image, workdir, env)
+    inside = executor == "docker"
+    workdir = request.workdir or _workdir(request.caller, policy, like_here, inside)
+    user = request.user
+    if inside and user is None and policy.task_user == "submitter":
+        user = request.caller.user
+    return Setup(executor, container, image, workdir, env, user)
 
 
 def _choose_executor(request: SubmitRequest, policy: Policy) -> tuple[str, str | None, str | None]:
@@ -83,11 +90,8 @@ def _choose_executor(request: SubmitRequest, policy: Policy) -> tuple[str, str |
         raise UsageError("executor docker needs a container", hint="leave out --container NULL")
     if request.image:
         return executor, None, request.image
-    container = container or policy.default_container
-    name, _, version = container.partition("@")
-    if version:
-        raise NotFound(f"environment {name} has no version {version}")
-    return executor, container, f"hakuriver/{name}:base"
+    reference = parse_reference(container or policy.default_container)
+    return executor, str(reference), image_tag(reference.name, reference.version)
 
 
 def _check_options(request: SubmitRequest) -> None:
@@ -105,14 +109,19 @@ def _check_options(request: SubmitRequest) -> None:
             raise UsageError("--notice must be shorter than --time-limit")
 
 
-def _workdir(caller: str | None, policy: Policy, like_here: bool, inside: bool) -> str | None:
-    """The caller's folder where it means the same: here, or under the shared folder."""
-    if caller is None or like_here:
-        return caller
-    if not policy.shared_dir or not PurePosixPath(caller).is_relative_to(policy.shared_dir):
+def _workdir(caller: Caller, policy: Policy, like_here: bool, inside: bool) -> str | None:
+    """The caller's folder where it means the same: here, or under the shared folder. Raises UsageError where
+    it was typed and means nothing there."""
+    folder = caller.workdir
+    if folder is None or like_here:
+        return folder
+    if not policy.shared_dir or not PurePosixPath(folder).is_relative_to(policy.shared_dir):
+        if caller.workdir_typed:
+            raise UsageError(
+                f"--workdir {folder} is not under the shared folder {policy.shared_dir}: no task can see it",
+                hint="name an absolute folder as the task sees it",
+            )
         return None
-    return (
-        str(PurePosixPath("/shared") / PurePosixPath(caller).relative_to(policy.shared_dir))
-        if inside
-        else caller
-    )
+    if not inside:
+        return folder
+    return str(PurePosixPath("/shared") / PurePosixPath(folder).relative_to(policy.shared_dir))

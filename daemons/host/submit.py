@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import insert, select
 
 from daemons.host import clock, sweeps
+from daemons.host.environments.catalog import find_version
 from daemons.host.lanes import make_shape
 from daemons.host.rows import TaskRow
 from daemons.host.scheduling.model import UNMEASURED, Caps, Lane, Room, Shape, Use
@@ -20,6 +21,7 @@ from daemons.host.schema import attempt, idempotency, task, task_after, task_tag
 from daemons.host.setup import Policy, Setup, choose_setup
 from daemons.host.store import Tx
 from hakuriver import target as targets
+from hakuriver.environments import parse_reference
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, TooMany, UsageError
 from hakuriver.lifecycle import ENDED, LIVE, Intent, State
 from hakuriver.target import Target
@@ -71,6 +73,7 @@ def store_submission(tx: Tx, given: Submission) -> str:
                 )
             return str(known.answer)
     setup = choose_setup(given.request, given.policy)
+    _check_environment(tx, given, setup)
     places, refused = resolve(given, setup.executor)
     commands = sweeps.commands(given.request)
     wanted = [(place, command) for place in places for command in commands]
@@ -226,6 +229,22 @@ def _check(tx: Tx, given: Submission, count: int) -> None:
         )
 
 
+def _check_environment(tx: Tx, given: Submission, setup: Setup) -> None:
+    """Raises NotFound or Conflict where a task's environment has nothing to run in."""
+    if setup.executor != "docker" or setup.container is None:
+        return
+    try:
+        find_version(tx.connection, parse_reference(setup.container))
+    except (NotFound, Conflict) as error:
+        if given.request.container is not None:
+            raise
+        raise type(error)(
+            f"a task without --container runs in the default environment, but {error.message}",
+            hint=f"{error.hint}; --container NULL runs it without one",
+            code=error.instance_code,
+        ) from None
+
+
 def _needs(tx: Tx, after: Sequence[int]) -> list[int]:
     """Those of the tasks to wait for that haven't ended; raises NotFound, and Conflict for one that can't
     complete any more."""
@@ -311,7 +330,9 @@ def _common(given: Submission, setup: Setup) -> dict[str, Any]:
         "retries": request.retries,
         "max_running": request.max_running,
         "after": json.dumps(list(dict.fromkeys(request.after))),
-        "wants": json.dumps(_wants(request), ensure_ascii=False),
+        "wants": json.dumps(
+            dict(_wants(request)) | ({"user": setup.user} if setup.user else {}), ensure_ascii=False
+        ),
     }
 
 

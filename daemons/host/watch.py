@@ -23,7 +23,7 @@ from daemons.host.schema import meta, task
 from daemons.host.store import Change, Identity, NodeChange, NodeGone, Store, TaskChange
 from hakuriver.errors import UsageError
 from hakuriver.lifecycle import ENDED, LIVE
-from hakuriver.views import ClusterView, NodeView
+from hakuriver.views import ClusterView, EnvironmentView, NodeView
 
 RING = 10_000
 ENDED_SHOWN = 1000
@@ -57,6 +57,7 @@ class Hub:
         store: Store,
         node_view: Callable[[str], NodeView],
         node_names: Callable[[], list[str]],
+        environments: Callable[[], list[EnvironmentView]] = list,
         *,
         ring: int = RING,
         alive: float = ALIVE_SECONDS,
@@ -65,6 +66,9 @@ class Hub:
         self._identity: Identity = store.identity
         self._node_view = node_view
         self._node_names = node_names
+        self._environments = environments
+        self._environments_now: tuple[int, bytes] = (1, b"")  # (version, JSON)
+        self._environments_dirty = True
         self._alive = alive
         self._ring: deque[_Entry] = deque(maxlen=ring)
         self._total = 0
@@ -112,6 +116,12 @@ class Hub:
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush_nodes)
 
+    def touch_environments(self) -> None:
+        """Something about environments changed: all of them are shown anew, soon."""
+        self._environments_dirty = True
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self._flush_nodes)
+
     @contextmanager
     def listen(self, task: int) -> Iterator[asyncio.Event]:
         """An event that is set at each change of a task, for those who wait for it inside the host."""
@@ -142,7 +152,7 @@ class Hub:
             while not self._closed:
                 if snapshot_due or position is None or position < self._oldest():
                     snapshot = await self._snapshot(tasks)
-                    head = self._head(snapshot.sequence, cluster, self._node_names() if tasks is None else [])
+                    head = self._head(snapshot.sequence, cluster, whole=tasks is None)
                     versions = self._version
                     for piece in (head, *snapshot.pieces, b"]}\n"):
                         yield piece
@@ -158,7 +168,8 @@ class Hub:
                     snapshot_due = self._total - before > QUEUE_BYTES
                     continue
                 try:
-                    await asyncio.wait_for(wake.wait(), self._alive)
+                    async with asyncio.timeout(self._alive):
+                        await wake.wait()
                 except TimeoutError:
                     cursor = self._identity.cursor(max(position, self._store.published))
                     yield f'{{"type":"alive","cursor":"{cursor}"}}\n'.encode()
@@ -179,6 +190,9 @@ class Hub:
             lines.extend(
                 _node_line(cursor, text) for version, text in self._nodes.values() if version > versions
             )
+            version, text = self._environments_now
+            if version > versions:
+                lines.append(_environments_line(cursor, text))
         return reached, lines
 
     def _append(self, sequence: int, number: int | None, line: bytes) -> None:
@@ -194,6 +208,16 @@ class Hub:
             known = self._nodes[name] = (self._version, text)
         return known
 
+    def _refresh_environments(self) -> bytes:
+        """All environments as JSON; it counts as new only if it differs."""
+        if self._environments_dirty:
+            self._environments_dirty = False
+            text = _compact(self._environments())
+            if text != self._environments_now[1]:
+                self._version += 1
+                self._environments_now = self._version, text
+        return self._environments_now[1]
+
     def _json(self, name: str) -> bytes:
         return _compact(self._node_view(name))
 
@@ -203,6 +227,7 @@ class Hub:
         for name in sorted(self._dirty & names):
             self._refresh(name)
         self._dirty.clear()
+        self._refresh_environments()
         self._wake()
 
     def _wake(self) -> None:
@@ -238,12 +263,14 @@ class Hub:
         finally:
             self._building = None
 
-    def _head(self, sequence: int, cluster: Callable[[str], ClusterView], names: Sequence[str]) -> bytes:
-        """A snapshot's line up to its tasks."""
+    def _head(self, sequence: int, cluster: Callable[[str], ClusterView], *, whole: bool) -> bytes:
+        """A snapshot's line up to its tasks; nodes and environments only where it is of the whole cluster."""
         cursor = self._identity.cursor(sequence)
         head = {"type": "snapshot", "cursor": cursor, "cluster": cluster(cursor)}
-        nodes = b",".join(self._refresh(name)[1] for name in names)
-        return _compact(head)[:-1] + b',"nodes":[' + nodes + b'],"tasks":['
+        nodes = b",".join(self._refresh(name)[1] for name in (self._node_names() if whole else ()))
+        environments = self._refresh_environments() if whole else b"[]"
+        start = _compact(head)[:-1] + b',"environments":' + environments
+        return start + b',"nodes":[' + nodes + b'],"tasks":['
 
 
 def parse_cursor(text: str, epoch: int) -> int | None:
@@ -266,6 +293,10 @@ def _compact(value: object) -> bytes:
 
 def _node_line(cursor: str, text: bytes) -> bytes:
     return f'{{"type":"node","cursor":"{cursor}","node":'.encode() + text + b"}\n"
+
+
+def _environments_line(cursor: str, text: bytes) -> bytes:
+    return f'{{"type":"environments","cursor":"{cursor}","environments":'.encode() + text + b"}\n"
 
 
 def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads, until
 from daemons.runner.cpus import Cpus
 from daemons.runner.driven import MAX_DELAY, Driven, Records
 from daemons.runner.journal import Journal, wish_of
@@ -19,7 +20,6 @@ from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, End, Executor, Key, Phase, TryLater, Wish, judge
 from daemons.runner.obeying import keep_time, obey
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import Threads, until
 from hakuriver.errors import PRUNED, CannotFit, Conflict, HakuRiverError, NotFound, UsageError
 from hakuriver.lifecycle import ENDED, State
 from hakuriver.wire import AttemptOrder, IntentOrder, OrderAnswer
@@ -116,8 +116,7 @@ class Agent:
 
     def _take_wish(self, work: Driven, stored: Attempt) -> None:
         if stored.wish != work.attempt.wish:
-            work.attempt.wish = stored.wish
-            work.wished.set()
+            work.take_wish(stored.wish)
 
     async def signal(self, key: Key, number: int) -> None:
         """Now or never; raises Conflict when it doesn't run."""

@@ -9,18 +9,20 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from daemons.common import web
+from daemons.common.threads import Threads, until
 from daemons.runner.agent import Agent
 from daemons.runner.folders import STREAM_FILES, folder_of
+from daemons.runner.images.images import Images
+from daemons.runner.images.prefetch import prefetch
 from daemons.runner.logs import MAX_READ, Part, read, tail_offset
 from daemons.runner.model import Key
-from daemons.runner.threads import Threads, until
 from hakuriver import __version__
 from hakuriver.errors import NotFound, UsageError
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, MAX_STDIN, RUNNER_ROUTES, Kind
-from hakuriver.wire import Answer, AttemptOrder, IntentOrder, SignalRequest
+from hakuriver.wire import Answer, AttemptOrder, EnvironmentRef, IntentOrder, SignalRequest
 
 MAX_WAIT = 30.0
 LOOK_INTERVAL = 0.05  # how soon a follower sees new bytes
@@ -29,8 +31,11 @@ LOOK_INTERVAL = 0.05  # how soon a follower sees new bytes
 class Api:
     """Handlers of RUNNER_ROUTES."""
 
-    def __init__(self, agent: Agent, attempts: Path, threads: Threads, *, name: str, runner: str) -> None:
+    def __init__(
+        self, agent: Agent, images: Images, attempts: Path, threads: Threads, *, name: str, runner: str
+    ) -> None:
         self._agent = agent
+        self._images = images
         self._attempts = attempts
         self._threads = threads
         self._name = name
@@ -58,6 +63,10 @@ class Api:
         eof = _number(request, "eof", 0, most=1) == 1
         data = await web.read_bytes(request, MAX_STDIN)
         return JSONResponse({"offset": await self._agent.stdin(_key(request), offset, data, eof=eof)})
+
+    async def prefetch(self, request: Request, _: web.Principal) -> Response:
+        ref = await web.read_body(request, EnvironmentRef)
+        return StreamingResponse(prefetch(self._images, ref), media_type="application/x-ndjson")
 
     async def logs(self, request: Request, _: web.Principal) -> Response:
         key = _key(request)
@@ -114,6 +123,7 @@ def create_app(api: Api, host_token: str) -> Starlette:
         "signal": api.signal,
         "stdin": api.stdin,
         "logs": api.logs,
+        "prefetch": api.prefetch,
     }
     return web.build(RUNNER_ROUTES, handlers, authenticate)
 

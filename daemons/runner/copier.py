@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads, until
 from daemons.runner.agent import Agent
 from daemons.runner.folders import STREAM_FILES, folder_of
 from daemons.runner.journal import Journal
 from daemons.runner.logs import data_from, hole_from
 from daemons.runner.model import Key
-from daemons.runner.threads import Threads, until
 from hakuriver.wire import Stream
 
 log = Log("copier")

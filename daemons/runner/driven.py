@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec
 
 from daemons.common.log import Log
+from daemons.common.threads import until
 from daemons.runner.journal import Journal
-from daemons.runner.model import Attempt, Executor, Handle, Phase, limit_order
+from daemons.runner.model import Attempt, Executor, Handle, Phase, Wish, limit_order
 from daemons.runner.shim.limit import TimeLimit, fresh
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import until
 from hakuriver.errors import HakuRiverError, StorageFull
 from hakuriver.lifecycle import State
 
@@ -43,6 +43,7 @@ class Records:
 
     async def report(self, attempt: Attempt, phase: Phase, state: State, facts: dict[str, Any]) -> None:
         known = {"state": state, "at": datetime.now(UTC), "executor": attempt.spec.executor}
+        known["image"] = attempt.handle.get("image")
         await self.store(self.journal.report, attempt.key, phase, known | facts)
         self.reported.set()
 
@@ -55,6 +56,7 @@ class Driven:
         self.running = asyncio.Event()
         self.ended = asyncio.Event()
         self.wished = asyncio.Event()
+        self._killed = asyncio.Event()  # somebody wants its end
         self.clocked = asyncio.Event()  # its clock was stopped or went on
         self._attempt = attempt
         self._records = records
@@ -66,6 +68,13 @@ class Driven:
     @property
     def attempt(self) -> Attempt:
         return self._attempt
+
+    def take_wish(self, wish: Wish | None) -> None:
+        """Something else is wanted of it."""
+        self._attempt.wish = wish
+        self.wished.set()
+        if self._attempt.kill_wanted:
+            self._killed.set()
 
     # ---- what its executor says
 
@@ -92,6 +101,15 @@ class Driven:
             self._told = reason
             log.warning("attempt_waits", task=self.attempt.spec.task, reason=reason)
             await self.report(State.PREPARING, reason=reason)
+
+    async def preparing(self, progress: str) -> None:
+        if progress != self._told:
+            self._told = progress
+            await self.report(State.PREPARING, reason=progress)
+
+    async def kill_comes(self) -> None:
+        if not self._attempt.kill_wanted:
+            await self._killed.wait()
 
     async def started(self, at: datetime) -> None:
         attempt = self._attempt

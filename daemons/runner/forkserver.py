@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.keepers import SETTLE, Keepers, Line, connect, shim_command
 from daemons.runner.model import TryLater
 from daemons.runner.shim.sockets import PROTOCOL, server_name
-from daemons.runner.threads import Threads
 
 log = Log("forkserver")
 
@@ -83,7 +83,8 @@ class ForkServer(Keepers):
         except OSError as error:
             raise TryLater(f"the fork server can't be started: {error}") from error
         try:
-            await asyncio.wait_for(process.wait(), SETTLE)
+            async with asyncio.timeout(SETTLE):
+                await process.wait()
         except TimeoutError:
             process.kill()
             log.warning("forkserver_hangs")

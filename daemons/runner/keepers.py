@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from daemons.common.threads import Threads
 from daemons.runner.model import TryLater
 from daemons.runner.shim.claim import open_attempt
 from daemons.runner.shim.sockets import MAX_LINE, at
 from daemons.runner.shim.status import Status, read_status
-from daemons.runner.threads import Threads
 
 SETTLE = 10.0  # seconds in which whoever listens must answer
 ROOT = Path(__file__).resolve().parents[2]  # where our packages are
@@ -54,7 +54,8 @@ class Line:
     async def answer(self, timeout: float = SETTLE) -> Reply | None:
         """The next line, None when none comes in time."""
         try:
-            return await asyncio.wait_for(self.next(), timeout)
+            async with asyncio.timeout(timeout):
+                return await self.next()
         except TimeoutError:
             return None
 
@@ -70,8 +71,8 @@ class Line:
 async def connect(folder: int, name: str) -> Line | None:
     """Connect to a socket in an open folder; None when nobody listens there."""
     try:
-        opening = asyncio.open_unix_connection(at(folder, name), limit=2 * MAX_LINE)
-        return Line(*await asyncio.wait_for(opening, SETTLE))
+        async with asyncio.timeout(SETTLE):
+            return Line(*await asyncio.open_unix_connection(at(folder, name), limit=2 * MAX_LINE))
     except (OSError, TimeoutError):
         return None
 

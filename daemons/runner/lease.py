@@ -6,10 +6,10 @@ import asyncio
 import os
 from pathlib import Path
 
+from daemons.common.threads import Threads
 from daemons.runner.model import TryLater
 from daemons.runner.shim.lease import NAME, encode_lease
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import Threads
 
 
 class Lease:

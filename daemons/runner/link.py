@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from daemons.common.log import Log
+from daemons.common.threads import until
 from daemons.runner.journal import Journal
 from daemons.runner.model import Key
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import until
 from hakuriver.aio import AsyncClient
 from hakuriver.errors import Conflict, HakuRiverError, NotFound, StorageFull, Unreachable
 from hakuriver.paths import host_path

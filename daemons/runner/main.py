@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 from daemons.common import log as daemon_log
 from daemons.common import serve
+from daemons.common.engine import socket_path
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner import cgroups, tools
 from daemons.runner.agent import Agent
 from daemons.runner.app import Api, create_app
@@ -24,12 +26,14 @@ from daemons.runner.copier import LogKeeper
 from daemons.runner.environment import account
 from daemons.runner.executors.container import Rules
 from daemons.runner.executors.docker import DockerExecutor
-from daemons.runner.executors.engine import Engine, socket_path
+from daemons.runner.executors.engine import Engine
 from daemons.runner.executors.fences import Fences
 from daemons.runner.executors.kept import Place
 from daemons.runner.executors.process import ProcessExecutor
 from daemons.runner.executors.systemd import SystemdExecutor
 from daemons.runner.forkserver import ForkServer
+from daemons.runner.images.cleaning import Cleaner
+from daemons.runner.images.images import Images
 from daemons.runner.journal import Journal
 from daemons.runner.lease import Lease
 from daemons.runner.link import Identity, Link
@@ -39,9 +43,9 @@ from daemons.runner.probes import engines, numa, system
 from daemons.runner.probes.gpu import Gpus
 from daemons.runner.probes.machine import Machine
 from daemons.runner.retention import Retention
-from daemons.runner.threads import Threads
 from hakuriver import statedir
 from hakuriver.aio import AsyncClient
+from hakuriver.api import Client
 from hakuriver.config import Settings
 from hakuriver.errors import ConfigError, Conflict
 from hakuriver.wire import Executor as ExecutorName
@@ -160,6 +164,15 @@ async def _main(start: Start, listening: socket.socket) -> None:
         facts_changed = asyncio.Event()
         engine = Engine(journal.runner, facts_changed)
         stack.callback(engine.close)
+        images = Images(
+            engine,
+            Client(start.host_url, start.node_token),
+            shared=start.shared / Path(start.settings.docker.container_dir).expanduser(),
+            folder=layout.runner / "images",
+            node=start.name,
+        )
+        stack.callback(images.close)
+        await images.open()
         fences = Fences(server, lease, layout.attempts, files, engine=socket_path())
         systemd = await probes.call(engines.systemd)
         units = SystemdExecutor(place, server, systemd, lease, files)
@@ -168,7 +181,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
             "process": ProcessExecutor(place, server, groups, lease, files),
             "systemd": units,
             "docker": DockerExecutor(
-                engine, _rules(start, place, journal.runner, hakurun), fences, files, boot_id=boot_id
+                engine, images, _rules(start, place, journal.runner, hakurun), fences, files, boot_id=boot_id
             ),
         }
         await engine.look()
@@ -209,7 +222,7 @@ async def _main(start: Start, listening: socket.socket) -> None:
             reported=agent.records.reported,
             facts_changed=facts_changed,
         )
-        api = Api(agent, layout.attempts, files, name=start.name, runner=journal.runner)
+        api = Api(agent, images, layout.attempts, files, name=start.name, runner=journal.runner)
         log.info(
             "listening",
             address=address,
@@ -234,6 +247,8 @@ async def _main(start: Start, listening: socket.socket) -> None:
             "heartbeats": link.heartbeats,
             "reports": link.reports,
             "engine": engine.watch,
+            "images": images.flights.run,
+            "old images": Cleaner(images, agent.living, files, keep=start.settings.docker.keep_versions).run,
             "units": partial(units.sweep, agent.lives),
             "log caps": keeper.caps,
             "log copies": keeper.copies,

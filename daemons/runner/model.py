@@ -192,6 +192,12 @@ class Work(Protocol):
     async def waiting(self, reason: str) -> None:
         """Say why the attempt doesn't start yet."""
 
+    async def preparing(self, progress: str) -> None:
+        """Say how far it is with what the attempt needs before it can start."""
+
+    async def kill_comes(self) -> None:
+        """Wait until somebody wants the attempt killed."""
+
     async def started(self, at: datetime) -> None:
         """The attempt runs."""
 

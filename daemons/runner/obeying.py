@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from daemons.common.log import Log
+from daemons.common.threads import until
 from daemons.runner.driven import MAX_DELAY, Driven
 from daemons.runner.model import TryLater, Wish
 from daemons.runner.shim.limit import LOOK_INTERVAL, TimeLimit
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import until
 from hakuriver.errors import HakuRiverError
 from hakuriver.lifecycle import Intent, State
 

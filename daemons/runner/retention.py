@@ -7,42 +7,22 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
+from daemons.common.timeofday import DAY, Clock, look
 from daemons.runner.folders import folder_of
 from daemons.runner.journal import Journal
 from daemons.runner.model import Key
 from daemons.runner.shim.proc import boottime
-from daemons.runner.threads import Threads
 from hakuriver.errors import HakuRiverError
 
 log = Log("retention")
 INTERVAL = 600.0
 BATCH = 100
-HOUR, DAY = 3600.0, 86400.0
 MEMORY = 30 * DAY  # for which a late order for a forgotten attempt is recognized
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """The time of day as it is believed: its distance from CLOCK_BOOTTIME in one boot."""
-
-    boot_id: str
-    offset: float
-    doubted_since: float | None = None  # CLOCK_BOOTTIME
-
-
-def look(known: Clock | None, boot_id: str, wall: float, boot: float) -> Clock:
-    """What to believe now. A time of day that jumped by more than an hour is believed after a day."""
-    offset = wall - boot
-    if known is None or known.boot_id != boot_id:
-        return Clock(boot_id, offset)
-    if abs(offset - known.offset) <= HOUR:
-        return Clock(boot_id, known.offset)
-    since = boot if known.doubted_since is None else known.doubted_since
-    return Clock(boot_id, offset) if boot - since >= DAY else Clock(boot_id, known.offset, since)
 
 
 class Retention:

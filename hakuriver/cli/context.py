@@ -31,4 +31,8 @@ class Context:
     def client(self) -> Client:
         """A client of that cluster. Its place is read anew each time: a restart may have moved it."""
         found = self.endpoint()
-        return Client(found.url, found.token)
+        if found.state is None:
+            return Client(found.url, found.token)
+        from hakuriver.cli.patience import PatientClient
+
+        return PatientClient(found, self.endpoint)

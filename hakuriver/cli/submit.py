@@ -13,7 +13,6 @@ from typing import Any
 from hakuriver import sweep
 from hakuriver.cli import ids, values
 from hakuriver.cli.context import Context
-from hakuriver.cli.local import supervised
 from hakuriver.cli.output import say
 from hakuriver.errors import HakuRiverError, Unreachable, UsageError, from_json
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
@@ -37,12 +36,12 @@ def request(options: argparse.Namespace, context: Context, *, stdin: bool = Fals
         "executor": options.executor,
         "mounts": None if options.mount is None else [values.mount(text) for text in options.mount],
         "privileged": options.privileged,
-        "workdir": options.workdir and _absolute(options.workdir),
+        "workdir": os.path.normpath(options.workdir) if _is_absolute(options.workdir) else None,
         "name": options.name,
         "tags": options.tag,
         "stdin": stdin,
         "on_node_loss": options.on_node_loss,
-        "caller": _caller(context.environ, here=options.workdir is None),
+        "caller": _caller(context.environ, options.workdir),
         **_wishes(options),
     }
     _check_text(found)
@@ -68,6 +67,7 @@ def _wishes(options: argparse.Namespace) -> dict[str, Any]:
         "private_pid": options.private_pid,
         "shm_size": options.shm_size,
         "ulimits": dict(options.ulimit or ()),
+        "user": options.user,
         "retries": options.retries,
         "priority": options.priority,
         "time_limit": options.time_limit,
@@ -137,10 +137,19 @@ def _command(words: Sequence[str], after_dashes: tuple[str, ...] | None) -> Sequ
     return after_dashes
 
 
-def _caller(environ: Mapping[str, str], *, here: bool) -> dict[str, Any]:
-    """Where the submission comes from; ``here``: the task is meant to run in this folder."""
-    variables = {name: environ[name] for name in _CALLER_VARIABLES if name in environ}
-    return {"workdir": _this_folder() if here else None, "env": variables}
+def _is_absolute(folder: str | None) -> bool:
+    return folder is not None and folder.startswith("/")
+
+
+def _caller(environ: Mapping[str, str], typed: str | None) -> dict[str, Any]:
+    """Where the submission comes from. A folder that was typed like ``data`` or ``~/data`` is one of this
+    machine; the host finds out what it is for the task."""
+    found: dict[str, Any] = {"env": {name: environ[name] for name in _CALLER_VARIABLES if name in environ}}
+    if typed is None:
+        found["workdir"] = _this_folder()
+    elif not _is_absolute(typed):
+        found |= {"workdir": _absolute(typed), "workdir_typed": True}
+    return found | {"user": f"{os.geteuid()}:{os.getegid()}"}
 
 
 def _this_folder() -> str:
@@ -211,20 +220,16 @@ def _send(context: Context, path: str, body: dict[str, Any]) -> dict[str, Any]:
             say("interrupted; whether it was submitted is not known: hakuriver task list")
             raise
         except Unreachable as error:
-            if not _may_pass(error, context) or time.monotonic() + pause > give_up:
+            if not _may_pass(error) or time.monotonic() + pause > give_up:
                 raise
             time.sleep(pause)
             pause *= 2
 
 
-def _may_pass(error: Unreachable, context: Context) -> bool:
-    """Whether sending again makes sense: the connection broke, or our supervisor restarts the host."""
-    if not isinstance(error.__cause__, Exception):
-        return False  # the host's own word, or no cluster at all
-    if not isinstance(error.__cause__, ConnectionRefusedError):
-        return True
-    state = context.endpoint().state
-    return state is not None and supervised(state)
+def _may_pass(error: Unreachable) -> bool:
+    """Whether sending again makes sense: the connection broke. Without a cause it is the host's own word, or
+    there is no cluster at all; one that refused was waited for already (patience.py)."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, ConnectionRefusedError)
 
 
 def refusals(answer: Mapping[str, Any]) -> list[HakuRiverError]:

@@ -94,7 +94,8 @@ def _how(group: Group) -> None:
     group.add_argument(
         "--env", action="append", default=[], metavar="K[=V]", help="K alone: as it is set here"
     )
-    group.add_argument("--workdir", metavar="D", help="default: this folder where tasks run here")
+    group.add_argument("--workdir", metavar="D", help="as the task sees it, or relative; default: here")
+    group.add_argument("--user", metavar="U[:G]", help="whom a container runs as; names of its image or ids")
     group.add_argument("--name", help="unique among live tasks; stands for the id")
     group.add_argument("--tag", action="append", default=[], metavar="TAG", help="again for several")
     group.add_argument(

@@ -30,6 +30,7 @@ def facts(task: Mapping[str, Any]) -> list[Fact]:
         ("shm size", units.format_size(wants["shm_size"]) if wants.get("shm_size") else None),
         ("ulimits", " ".join(limits)),
         ("private", " ".join(private)),
+        ("user", wants.get("user")),
     ]
 
 

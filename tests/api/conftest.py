@@ -135,7 +135,11 @@ async def running_host(
     state: Path, *, embedded: bool = True, flags: Mapping[str, Any] | None = None
 ) -> AsyncIterator[Running]:
     """A host over a state folder; used twice, it is a host that was restarted."""
-    chosen = {"timing.heartbeat_interval": 0.2, "paths.shared_dir": str(state / "shared")}
+    chosen = {
+        "timing.heartbeat_interval": 0.2,
+        "paths.shared_dir": str(state / "shared"),
+        "docker.initial_base_image": "",
+    }
     settings = config.load(environ={"HAKURIVER_CONFIG": "/dev/null"}, flags={**chosen, **(flags or {})})
     layout = statedir.layout(state)
     statedir.make_private(layout.host)

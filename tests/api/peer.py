@@ -20,7 +20,7 @@ from daemons.common import web
 from hakuriver.aio import AsyncClient
 from hakuriver.errors import HakuRiverError, NotFound
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, RUNNER_ROUTES, Kind, host_path
-from hakuriver.wire import Answer, AttemptOrder, IntentOrder, OrderAnswer, SignalRequest
+from hakuriver.wire import Answer, AttemptOrder, EnvironmentRef, IntentOrder, OrderAnswer, SignalRequest
 
 Key = tuple[int, int]
 USAGE = {"cpu_percent": 12.5, "load": 0.5, "memory_used": 1000}
@@ -62,6 +62,7 @@ class Peer:
         self.intents: list[tuple[Key, IntentOrder]] = []
         self.signals: list[tuple[Key, int]] = []
         self.fed = b""
+        self.prefetched: list[EnvironmentRef] = []
         self.logs: dict[tuple[Key, str], bytes] = {}
         self.ended: set[Key] = set()
         self.refuse: HakuRiverError | None = None
@@ -82,6 +83,7 @@ class Peer:
             "signal": self._signal,
             "stdin": self._stdin,
             "logs": self._logs,
+            "prefetch": self._prefetch,
         }
 
         def authenticate(token: str) -> web.Principal | None:
@@ -133,6 +135,10 @@ class Peer:
         headers = {HEADER_OFFSET: str(offset), HEADER_SIZE: str(len(data))}
         headers[HEADER_ENDED] = "1" if key in self.ended else "0"
         return Response(piece, headers=headers)
+
+    async def _prefetch(self, request: Request, _: web.Principal) -> Response:
+        self.prefetched.append(await web.read_body(request, EnvironmentRef))
+        return Response(b'{"type": "done"}\n', media_type="application/x-ndjson")
 
     # What it says to the host
 

@@ -23,7 +23,7 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 revision = "9999"
-down_revision = "0003"
+down_revision = "0004"
 
 def upgrade():
     op.add_column("task", sa.Column("extra", sa.String()))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from daemons.host.retention import DISTRUST_SECONDS, Retention
+from daemons.common.timeofday import DAY
+from daemons.host.retention import Retention
 from hakuriver.config import Retention as Limits
 from hakuriver.errors import NotFound, Unreachable
 from tests.api.conftest import Running
@@ -18,6 +19,7 @@ class Clocks:
     """A wall clock that can be set, and one that can't."""
 
     def __init__(self) -> None:
+        self.boot_id = "one"
         self.boot = 1000.0
         self.now = datetime.now(UTC)
 
@@ -34,7 +36,14 @@ class Clocks:
 
 def retention(api: Running, clocks: Clocks, days: float = 90, count: int = 1000) -> Retention:
     limits = Limits(task_days=days, task_count=count)
-    return Retention(api.host.store, api.host.logs, limits, wall=clocks.wall, boottime=clocks.boottime)
+    return Retention(
+        api.host.store,
+        api.host.logs,
+        limits,
+        wall=clocks.wall,
+        boottime=clocks.boottime,
+        boot_id=lambda: clocks.boot_id,
+    )
 
 
 async def ended(api: Running, count: int) -> list[int]:
@@ -88,17 +97,39 @@ async def test_a_clock_that_jumped_deletes_nothing_for_a_day(api: Running) -> No
     clocks = Clocks()
     kept = retention(api, clocks, days=10)
     await ended(api, 2)
+    assert await kept.once() == 0
     clocks.now += timedelta(days=400)
     assert await kept.once() == 0
-    clocks.pass_by(DISTRUST_SECONDS / 2)
+    clocks.pass_by(DAY / 2)
     assert await kept.once() == 0
     clocks.now -= timedelta(days=400)  # it was corrected
     assert await kept.once() == 0
-    clocks.pass_by(DISTRUST_SECONDS + 1)
+    clocks.pass_by(DAY + 1)
     assert await kept.once() == 0
     assert len(await ids(api)) == 2
     clocks.pass_by(10 * 86400)
     assert await kept.once() == 2, "time that really passed counts"
+
+
+async def test_a_restart_does_not_believe_a_clock_that_jumped(api: Running) -> None:
+    clocks = Clocks()
+    await ended(api, 2)
+    assert await retention(api, clocks, days=10).once() == 0
+    clocks.now += timedelta(days=400)
+    assert await retention(api, clocks, days=10).once() == 0
+    clocks.pass_by(DAY / 2)
+    assert await retention(api, clocks, days=10).once() == 0
+    clocks.pass_by(DAY / 2 + 1)
+    assert await retention(api, clocks, days=10).once() == 2, "a day later it is believed"
+
+
+async def test_a_clock_of_another_boot_is_another_one(api: Running) -> None:
+    clocks = Clocks()
+    await ended(api, 2)
+    assert await retention(api, clocks, days=10).once() == 0
+    clocks.boot, clocks.boot_id = 10.0, "two"
+    clocks.now += timedelta(days=11)
+    assert await retention(api, clocks, days=10).once() == 2
 
 
 async def test_a_shared_folder_out_of_order_postpones(api: Running, tmp_path: Path) -> None:

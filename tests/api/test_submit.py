@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from daemons.host.environments.catalog import ensure
 from daemons.host.setup import Policy, choose_setup
+from daemons.host.store import Tx
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, NotFound, TooMany, UsageError
 from hakuriver.paths import HEADER_IDEMPOTENCY
 from hakuriver.wire import SubmitRequest
@@ -64,7 +68,7 @@ async def test_each_wrong_target_is_named_and_the_good_ones_go(api: Running) -> 
         ({"cores": 3}, CannotFit, "n1 has 2 cores, not 3"),
         ({"memory": 2**40}, CannotFit, "memory"),
         ({"image": "busybox"}, CannotFit, "no node has executor docker: no engine"),
-        ({"targets": ["n1"], "container": "torch"}, CannotFit, "n1 has no executor docker: no engine"),
+        ({"targets": ["n1"], "image": "torch"}, CannotFit, "n1 has no executor docker: no engine"),
         ({"executor": "systemd"}, CannotFit, "no node has executor systemd"),
         ({"image": "busybox", "stdin": True}, UsageError, "standard input"),
         ({"image": "busybox", "container": "x"}, UsageError, "two environments"),
@@ -137,5 +141,53 @@ def test_where_a_task_runs_by_default() -> None:
     assert setup(LAB, container="torch")[:3] == ("docker", "torch", "hakuriver/torch:base")
     assert setup(HERE, image="busybox:1") == ("docker", None, "busybox:1", "/shared/a/b", {})
     assert setup(HERE, executor="docker")[:3] == base
-    with pytest.raises(NotFound, match="no version 3"):
-        setup(LAB, container="torch@3")
+    assert setup(LAB, container="torch@3")[:3] == ("docker", "torch@3", "hakuriver/torch:3")
+
+
+def test_a_folder_that_was_typed_must_be_one_that_the_task_sees() -> None:
+    typed = {"workdir": "/srv/shared/a", "workdir_typed": True}
+    assert setup(LAB, caller=typed)[3] == "/shared/a"
+    assert setup(LAB, caller=typed, container="NULL")[3] == "/srv/shared/a"
+    elsewhere = {"workdir": "/home/me", "workdir_typed": True}
+    assert setup(HERE, caller=elsewhere)[3] == "/home/me", "a process runs right there"
+    with pytest.raises(UsageError, match="/home/me is not under the shared folder /srv/shared"):
+        setup(LAB, caller=elsewhere)
+    assert setup(LAB, caller=elsewhere, workdir="/data")[3] == "/data"
+
+
+def test_whom_a_container_runs_as() -> None:
+    def user(policy: Policy, **asked: Any) -> str | None:
+        request = {"command": ["a"], "caller": {"user": "1000:100"}, **asked}
+        return choose_setup(SubmitRequest.model_validate(request), policy).user
+
+    submitter = replace(LAB, task_user="submitter")
+    assert user(LAB) is None
+    assert user(LAB, user="nobody") == "nobody"
+    assert user(submitter) == "1000:100"
+    assert user(submitter, user="0:0") == "0:0"
+    assert user(submitter, container="NULL") is None
+    with pytest.raises(UsageError, match="--user"):
+        user(LAB, container="NULL", user="nobody")
+    for wrong in ("a b", "-u", "a:b:c", "$(id)", ""):
+        with pytest.raises(ValidationError):
+            user(LAB, user=wrong)
+
+
+async def test_an_environment_must_be_there_and_packed(api: Running) -> None:
+    await api.peer("n1", executors=["docker"])
+
+    def known(tx: Tx) -> None:
+        ensure(tx, "torch", "python", "ann")
+
+    with pytest.raises(NotFound, match="no environment torhc"):
+        await api.submit("true", container="torhc")
+    await api.host.store.write(known)
+    with pytest.raises(NotFound) as refused:
+        await api.submit("true", container="torhc")
+    assert refused.value.hint == "did you mean torch?"
+    with pytest.raises(Conflict, match="torch was never packed"):
+        await api.submit("true", container="torch")
+    with pytest.raises(NotFound, match="environment torch has no version 7"):
+        await api.submit("true", container="torch@7")
+    with pytest.raises(NotFound, match="the default environment, but there is no environment hakuriver-base"):
+        await api.submit("true", executor="docker")

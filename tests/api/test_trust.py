@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -12,14 +13,27 @@ from daemons.host import openapi
 from daemons.host.auth import Credentials, token_digest
 from daemons.host.routes.nodes import check_subject
 from hakuriver.errors import Conflict, NotAllowed
-from hakuriver.paths import HEADER_WIRE, HOST_ROUTES, Kind, Route
+from hakuriver.paths import HEADER_WIRE, HOST_ROUTES, WEBSOCKET, Kind, Route
 from tests.api.conftest import Running
 
-PARTS = {"id": "1", "name": "n1", "stream": "stdout"}
+PARTS = {"id": "1", "name": "n1", "stream": "stdout", "version": "1"}
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
 
 
 def address(route: Route) -> str:
     return route.path.format(**PARTS)
+
+
+def ask(http: httpx.AsyncClient, route: Route, headers: httpx.Headers, body: bytes = b"") -> httpx.Request:
+    """A request to a route; to a WebSocket the one that opens it."""
+    if route.method != WEBSOCKET:
+        return http.build_request(route.method, address(route), headers=headers, content=body)
+    return http.build_request("GET", address(route), headers=[*headers.raw, *httpx.Headers(UPGRADE).raw])
 
 
 async def test_no_route_answers_without_a_valid_credential(api: Running) -> None:
@@ -36,7 +50,7 @@ async def test_no_route_answers_without_a_valid_credential(api: Running) -> None
         for route in HOST_ROUTES:
             for headers in wrong:
                 sent = httpx.Headers(list(headers.items()))
-                answer = await http.request(route.method, address(route), headers=sent, content=b"{}")
+                answer = await http.send(ask(http, route, sent, b"{}"))
                 assert answer.status_code == 401, (route.name, headers)
                 assert answer.json()["error"]["code"] == "unauthenticated"
 
@@ -46,10 +60,9 @@ async def test_each_kind_of_credential_reaches_its_own_routes_only(api: Running)
     async with httpx.AsyncClient(base_url=api.url) as http:
         for route in HOST_ROUTES:
             for kind, token in tokens.items():
-                headers = {"Authorization": f"Bearer {token}"}
-                async with http.stream(
-                    route.method, address(route), headers=headers, content=b"[]"
-                ) as answer:
+                headers = httpx.Headers({"Authorization": f"Bearer {token}"})
+                answer = await http.send(ask(http, route, headers, b"[]"), stream=True)
+                async with aclosing(answer):
                     if kind in route.kinds:
                         assert answer.status_code not in (401, 403), (route.name, kind)
                     else:
@@ -59,10 +72,10 @@ async def test_each_kind_of_credential_reaches_its_own_routes_only(api: Running)
 
 
 async def test_another_version_of_the_wire_is_refused(api: Running) -> None:
-    headers = {"Authorization": f"Bearer {api.tokens.user}", HEADER_WIRE: "999"}
+    headers = httpx.Headers({"Authorization": f"Bearer {api.tokens.user}", HEADER_WIRE: "999"})
     async with httpx.AsyncClient(base_url=api.url) as http:
         for route in HOST_ROUTES:
-            answer = await http.request(route.method, address(route), headers=headers)
+            answer = await http.send(ask(http, route, headers))
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "wire_version"), route.name
 
 
@@ -109,4 +122,4 @@ def test_the_description_covers_every_route() -> None:
     described = {
         (method.upper(), path) for path, methods in openapi.document()["paths"].items() for method in methods
     }
-    assert described == {(route.method, route.path) for route in HOST_ROUTES}
+    assert described == {(route.method.replace(WEBSOCKET, "GET"), route.path) for route in HOST_ROUTES}

@@ -17,7 +17,8 @@ from pathlib import Path
 from daemons.host.scheduling.passes import place
 from hakuriver.api import Client
 from hakuriver.endpoint import local
-from tests.bench import queues
+from tests.bench import queues, tarballs
+from tests.bench.terminal import terminal
 from tests.e2e.cluster import HAKURIVER, Cluster
 
 Row = tuple[str, str]
@@ -82,7 +83,13 @@ def main() -> int:
         cluster = Cluster(Path(folder) / "state")
         cluster.up()
         try:
-            for rows in (command_line(cluster), submissions(cluster), scheduling()):
+            for rows in (
+                command_line(cluster),
+                submissions(cluster),
+                scheduling(),
+                terminal(),
+                tarballs.rows(),
+            ):
                 for name, value in rows:
                     print(f"{name:<48} {value}", flush=True)
         finally:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import docker
@@ -20,28 +21,40 @@ from docker.errors import DockerException
 from tests import images
 from tests.chaos.lab import lab
 from tests.chaos.storm import Outcome, storm
+from tests.chaos.work import SYSTEMD
+from tests.runner.machines import Machine
 
 MOST_GROWTH = 5.0  # percent
-LONG = 600.0
-"""Seconds from which on growth is no warming up any more."""
+LONG = 1200.0
+"""Seconds from which on growth is no warming up any more: the ring of changes is full after a third."""
 
 
-def _busybox() -> str | None:
-    """A container for every third job, where there is an engine."""
+def _engine() -> docker.DockerClient | None:
+    """For every third job a container, and, with root, for another one a machine with systemd."""
     try:
-        return images.busybox(docker.from_env(timeout=60))
+        engine = docker.from_env(timeout=60)
+        engine.ping()
     except DockerException as error:
         print(f"*** processes only: {error}", file=sys.stderr)
         return None
+    return engine
 
 
 def _run(seed: int, seconds: float, *, kills: bool) -> Outcome:
     """One storm in a lab of its own; about four jobs a second."""
     folder = Path(tempfile.mkdtemp(prefix="hakuriver-chaos-"))
     print(f"seed {seed} in {folder}, {seconds:.0f} s", flush=True)
-    kinds = (None, None, _busybox())
-    with lab(folder / "lab", seed) as made:
-        outcome = storm(made, seconds=seconds, jobs=int(seconds * 4.4), images=kinds, kills=kills)
+    engine = _engine()
+    with ExitStack() as stack:
+        kinds: tuple[str | None, ...] = (None,)
+        homes = {}
+        if engine is not None:
+            kinds = (None, None, images.busybox(engine))
+        if engine is not None and os.geteuid() == 0:
+            kinds = (None, SYSTEMD, images.busybox(engine))
+            homes = {"n1": stack.enter_context(Machine(engine, folder))}
+        made = stack.enter_context(lab(folder / "lab", seed, homes=homes))
+        outcome = storm(made, seconds=seconds, jobs=int(seconds * 4.4), kinds=kinds, kills=kills)
     if seconds >= LONG:
         grown = {name: each for name, each in outcome.memory.items() if each.percent >= MOST_GROWTH}
         outcome.violations += [f"{name} grew: {each}" for name, each in grown.items()]

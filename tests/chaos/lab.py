@@ -21,6 +21,7 @@ from hakuriver.paths import HEADER_ENDED, HEADER_IDEMPOTENCY, HEADER_OFFSET, hos
 from tests.chaos.proxy import Mood, Proxy
 from tests.chaos.wires import Wires
 from tests.e2e.cluster import HAKURIVER
+from tests.runner.machines import Inhabitant, Machine
 from tests.waiting import until
 
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
@@ -57,7 +58,9 @@ class Daemon:
     arguments: list[str]
     environ: dict[str, str]
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    machine: Machine | None = None
+    """Where it lives; this one where there is none."""
+    process: subprocess.Popen[bytes] | Inhabitant | None = None
     kills: int = 0
 
     def memory(self) -> tuple[int, int]:
@@ -67,6 +70,9 @@ class Daemon:
         return self.process.pid, int(text.partition("VmRSS:")[2].split()[0])
 
     def start(self) -> None:
+        if self.machine is not None:
+            self.process = self.machine.spawn(self.arguments, self.environ, self.log)
+            return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ
@@ -210,11 +216,13 @@ def lab(
     environ: Mapping[str, str] | None = None,
     wires: Wires | None = None,
     hurry: bool = False,
+    homes: Mapping[str, Machine] | None = None,
 ) -> Iterator[Lab]:
     """Host and runners, each with its own state folder; ``environ`` is added to that of all.
 
     On loopback with proxies between them, or with ``wires`` each in a network namespace, the caller in the
-    host's. In a ``hurry`` they look for what is to be forgotten all the time, not every hour.
+    host's. In a ``hurry`` they look for what is to be forgotten all the time, not every hour. Nodes that
+    have ``homes`` live there, and ``folder`` is in what those share.
     """
     base = _environ(folder, environ or {})
     host_port = free_port()
@@ -231,6 +239,7 @@ def lab(
             [HAKURIVER, "runner", "--state-dir", str(folder / name), "--name", name],
             dict(base),
             folder / f"{name}.log",
+            (homes or {}).get(name),
         )
         for name in names
     ]

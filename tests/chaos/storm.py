@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from tests.chaos.history import ENDS, Job
+from tests.chaos.keepers import Keepers
 from tests.chaos.lab import Daemon, Lab
 from tests.chaos.memory import Growth, Memory
 from tests.chaos.proxy import Mood
-from tests.chaos.work import intend, settled, submit
+from tests.chaos.work import contained, intend, settled, submit
 
 BAD_NETWORK = Mood(lose_request=0.15, lose_answer=0.15, repeat=0.15, delay=0.1, late=0.1)
 INTENTS = ((),) * 6 + (("kill",), ("pause", "resume"))
@@ -58,7 +59,7 @@ def storm(
     *,
     seconds: float,
     jobs: int,
-    images: tuple[str | None, ...] = (None,),
+    kinds: tuple[str | None, ...] = (None,),
     kills: bool = True,
 ) -> Outcome:
     """Submit ``jobs`` jobs over ``seconds`` seconds of faults, heal, wait for all ends, check."""
@@ -72,7 +73,7 @@ def storm(
     peace.start()
     try:
         with Memory(lab.daemons) as memory:
-            _submit_all(lab, todo, seconds, images)
+            _submit_all(lab, todo, seconds, kinds)
     finally:
         peace.cancel()
         over.set()
@@ -86,7 +87,7 @@ def storm(
     return outcome
 
 
-def _submit_all(lab: Lab, jobs: dict[int, Job], seconds: float, images: tuple[str | None, ...]) -> None:
+def _submit_all(lab: Lab, jobs: dict[int, Job], seconds: float, kinds: tuple[str | None, ...]) -> None:
     started = time.monotonic()
     deadline = started + seconds + 120
     with ThreadPoolExecutor(8) as pool:
@@ -95,16 +96,16 @@ def _submit_all(lab: Lab, jobs: dict[int, Job], seconds: float, images: tuple[st
             time.sleep(
                 max(0.0, started + seconds * place / len(jobs) - time.monotonic())
             )  # pacing, not waiting
-            waiting.append(pool.submit(_give, lab, job, images[job.nonce % len(images)], deadline))
+            waiting.append(pool.submit(_give, lab, job, kinds[job.nonce % len(kinds)], deadline))
         for each in waiting:
             each.result()
 
 
-def _give(lab: Lab, job: Job, image: str | None, deadline: float) -> None:
+def _give(lab: Lab, job: Job, kind: str | None, deadline: float) -> None:
     """Submit a job, and ask of it what is to be asked, at any time of its life."""
-    if image is not None:
+    if contained(kind):
         job = replace(job, on_node_loss="keep")
-    task = submit(lab, job, image, deadline=deadline)
+    task = submit(lab, job, kind, deadline=deadline)
     source = random.Random(lab.seed * 31 + job.nonce)
     for intent in job.intents:
         time.sleep(source.choice((0, 0.05, 0.5, 1.5)))
@@ -115,11 +116,22 @@ def _hurt(lab: Lab, count: Counter[str], over: threading.Event, kills: bool) -> 
     """One fault after the other until it is over; leaves all daemons running."""
     source = random.Random(lab.seed * 7919)
     weather = Mood()
+    keepers = Keepers(lab)
     while not over.wait(source.uniform(0.05, 0.6)):
         victims = source.choice(([lab.host], lab.runners[:1], lab.runners[-1:], lab.runners, lab.daemons))
-        kind = source.choice((*("kill",) * 3 * kills, "freeze", "cut", "one-way cut", *("weather",) * 3))
+        kind = source.choice(
+            (
+                *("kill", "kill", "kill", "keeper", "keeper") * kills,
+                "freeze",
+                "cut",
+                "one-way cut",
+                *("weather",) * 3,
+            )
+        )
         if kind == "kill":
             _kill(victims, over, source.choice((0.0, 0.0, 0.3, 1.0)))
+        elif kind == "keeper":
+            count["kill -9 of keepers"] += keepers.kill_some(source)
         elif kind == "freeze":
             count[kind] += len(victims)
             for victim in victims:

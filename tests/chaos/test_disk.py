@@ -17,8 +17,8 @@ from hakuriver import statedir
 from hakuriver.errors import StorageFull
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
 from tests.chaos.history import Job
-from tests.chaos.lab import lab
-from tests.chaos.work import heard, reaches, settled, submit, task_of
+from tests.chaos.lab import Lab, lab
+from tests.chaos.work import broken, heard, reaches, settled, submit, task_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a filesystem: needs root")
@@ -107,23 +107,31 @@ def test_the_runner(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "lab"
     layout = statedir.layout(folder / "n0")
     with small_disks(layout, what) as hog, lab(folder, seed=6, nodes=1) as made:
-        jobs = {1: Job(1, 1.5, 1, "exit 7"), 2: Job(2, 1.5, 1, "kill -SEGV $$")}
-        ids = [submit(made, job) for job in jobs.values()]
-        for task in ids:
-            reaches(made, task, "running")
-        fill(hog)
-        jobs |= {nonce: Job(nonce, 0, 1, "exit 0") for nonce in range(3, 9)}
-        late = [submit(made, job) for nonce, job in jobs.items() if nonce >= 3]
-        full = time.monotonic()
-        # the two end on the full disk: the place for their end was set aside before they started
-        until(lambda: made.journal.read_text().count("E ") >= 2, "two tasks end on a full disk")
-        until(lambda: time.monotonic() > full + 3, "some tries")
-        heard(made)
-        assert {task_of(made, task)["state"] for task in late} <= {"pending", "assigned", "preparing"}
-        hog.unlink()
-        assert settled(made, jobs) == []
+        end_on_a_full_disk(made, hog)
         made.runners[0].kill9()
         sound(layout.journal)
+
+
+def end_on_a_full_disk(
+    made: Lab, hog: Path, *, node: str = "n0", kind: str | None = None, first: int = 1
+) -> None:
+    """Two tasks end while what their runner keeps is full, others come late. ``first``: a nonce."""
+    jobs = {nonce: Job(nonce, 1.5, 1, end) for nonce, end in enumerate(("exit 7", "kill -SEGV $$"), first)}
+    before = made.journal.read_text().count("E ")
+    ids = [submit(made, job, kind, node=node) for job in jobs.values()]
+    for task in ids:
+        reaches(made, task, "running")
+    fill(hog)
+    come = {nonce: Job(nonce, 0, 1, "exit 0") for nonce in range(first + 2, first + 8)}
+    late = [submit(made, job, kind, node=node) for job in come.values()]
+    full = time.monotonic()
+    # the two end on the full disk: the place for their end was set aside before they started
+    until(lambda: made.journal.read_text().count("E ") >= before + 2, "two tasks end on a full disk")
+    until(lambda: time.monotonic() > full + 3, "some tries")
+    heard(made, node)
+    assert {task_of(made, task)["state"] for task in late} <= {"pending", "assigned", "preparing"}
+    hog.unlink()
+    assert broken(made, jobs | come) == []
 
 
 def test_the_shared_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.lab import Lab, lab, online
-from tests.chaos.work import reaches
+from tests.chaos.work import contained, reaches, runs
 from tests.waiting import until
 
 MIB = 2**20
@@ -64,15 +64,16 @@ def _processes(gate: str) -> dict[int, bytes]:
     return found
 
 
-def ends(made: Lab, down: str, image: str | None) -> dict[str, Told]:
+def ends(made: Lab, down: str, kind: str | None) -> dict[str, Told]:
     """Run all cases through one outage; what is told of them."""
-    name = f"gate-{down}-{'docker' if image else 'process'}"
+    docker = contained(kind)
+    name = f"gate-{down}-{'docker' if docker else kind}"
     gate = made.journal.parent / name
-    seen_inside = f"/shared/{name}" if image else str(gate)
+    seen_inside = f"/shared/{name}" if docker else str(gate)
     tasks = {}
     for number, case in enumerate(CASES):
-        body: dict[str, Any] = {"command": command(case, seen_inside, bool(image)), "cores": 0}
-        body |= {"memory": case.memory, "image": image, "name": f"end-{number}"}
+        body: dict[str, Any] = {"command": command(case, seen_inside, docker), "cores": 0} | runs(kind)
+        body |= {"memory": case.memory, "name": f"end-{number}"}
         tasks[case] = made.submit(hash((name, number)), body, time.monotonic() + 60)
     for task in tasks.values():
         reaches(made, task, "running")

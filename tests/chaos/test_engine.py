@@ -19,7 +19,7 @@ from tests.chaos.engine_proxy import EngineProxy
 from tests.chaos.history import Job
 from tests.chaos.lab import Lab, lab
 from tests.chaos.test_streams import kill_runner, write_through
-from tests.chaos.work import heard, reaches, settled, submit, task_of
+from tests.chaos.work import broken, heard, reaches, submit, task_of
 from tests.runner.engines import OwnEngine
 
 pytestmark = [
@@ -47,10 +47,6 @@ def own(
         engine.send(signal.SIGCONT)
         engine.wipe()
         proxy.close()
-
-
-def _broken(made: Lab, jobs: dict[int, Job]) -> list[str]:
-    return [line for line in settled(made, jobs, seconds=60) if "without having been submitted" not in line]
 
 
 def _before(engine: OwnEngine, go: Callable[[], None]) -> None:
@@ -104,7 +100,7 @@ def test_frozen_at_its_start(
         assert states <= {"assigned", "preparing", "running", "pending"}, (
             "nothing is lost with a frozen engine"
         )
-        assert _broken(made, jobs) == []
+        assert broken(made, jobs, seconds=60) == []
 
 
 @pytest.mark.timeout(120)
@@ -129,7 +125,7 @@ def test_a_start_that_was_lost_is_given_up_although_the_engine_is_away(
     assert reached.wait(60), "its start is in doubt: it must not start any more, and make room"
     ended = reaches(made, task, "failed", "lost", seconds=60)
     assert (ended["state"], ended["exit_code"], ended["attempt"]) == ("failed", 7, 2)
-    assert _broken(made, {job.nonce: job}) == []
+    assert broken(made, {job.nonce: job}, seconds=60) == []
 
 
 @pytest.mark.timeout(1200 if LONG else 120)
@@ -151,7 +147,7 @@ def test_frozen_at_any_time(own: tuple[OwnEngine, EngineProxy, Lab], busybox: st
         runner.start()
         time.sleep(source.uniform(0, 1.5))
         engine.send(signal.SIGCONT)
-    assert _broken(made, jobs) == []
+    assert broken(made, jobs, seconds=60) == []
 
 
 @pytest.mark.timeout(300)

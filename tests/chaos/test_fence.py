@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -16,7 +17,8 @@ from docker.errors import APIError
 from hakuriver.paths import host_path
 from tests.chaos.lab import Lab, lab, online
 from tests.chaos.proxy import Mood, Proxy
-from tests.chaos.work import reaches, task_of
+from tests.chaos.work import SYSTEMD, reaches, runs, task_of
+from tests.runner.machines import Machine
 from tests.waiting import until
 
 pytestmark = [
@@ -37,10 +39,13 @@ def sweep(engine: docker.DockerClient, folder: Path) -> None:
 
 @pytest.fixture
 def ways(tmp_path: Path, engine: docker.DockerClient, busybox: str) -> Iterator[tuple[Lab, dict[str, Proxy]]]:
-    """Two nodes, each with a way of its own to the host, which can be cut."""
+    """Two nodes with an engine, two with a systemd, each with a way of its own to the host, which can be
+    cut."""
     environ = {"HAKURIVER_TIMING_LEASE": str(LEASE)}
-    with lab(tmp_path / "lab", seed=5, environ=environ) as made, ExitStack() as stack:
-        stack.callback(sweep, engine, tmp_path)
+    with Machine(engine, tmp_path) as machine, ExitStack() as stack:
+        folder, homes = tmp_path / "lab", {"n2": machine, "n3": machine}
+        made = stack.enter_context(lab(folder, seed=5, nodes=4, environ=environ, homes=homes))
+        stack.callback(sweep, engine, folder)
         found = {}
         for runner in made.runners:
             way = found[runner.name] = Proxy(made.seed)
@@ -49,7 +54,7 @@ def ways(tmp_path: Path, engine: docker.DockerClient, busybox: str) -> Iterator[
             runner.kill9()
             runner.arguments[runner.arguments.index("--host") + 1] = f"http://127.0.0.1:{way.port}"
             runner.start()
-        until(lambda: online(made) == 2, "both are online by their own ways", seconds=30)
+        until(lambda: online(made) == 4, "all are online by their own ways", seconds=30)
         yield made, found
 
 
@@ -67,26 +72,36 @@ def fence_heard(made: Lab, task: int) -> None:
         until(lambda: store.execute(query, (task,)).fetchone()[0], f"the fence of {task}", seconds=30)
 
 
+def _ticks_twice(made: Lab, kind: str) -> bool:
+    return ticks(made, kind).count("2") > 9
+
+
+def _weather(made: Lab, to_host: dict[str, Proxy], nodes: set[str], mood: Mood) -> None:
+    for node in nodes:
+        to_host[node].mood = made.to_runners[int(node[1:])].mood = mood
+
+
 @pytest.mark.timeout(120)
 def test_dead_before_it_starts_elsewhere(ways: tuple[Lab, dict[str, Proxy]], busybox: str) -> None:
     made, to_host = ways
     script = 'while :; do echo "$HAKURIVER_ATTEMPT" >>"$HAKURIVER_SHARED_DIR/$0"; sleep 0.02; done'
     tasks = {}
-    for nonce, (kind, image) in enumerate({"container": busybox, "process": None}.items()):
-        body = {"command": ["sh", "-c", script, kind], "cores": 0, "image": image, "on_node_loss": "requeue"}
-        tasks[kind] = made.submit(nonce, body, time.monotonic() + 30)
+    for nonce, (name, kind) in enumerate({"container": busybox, "unit": SYSTEMD, "process": None}.items()):
+        body = {"command": ["sh", "-c", script, name], "cores": 0, "on_node_loss": "requeue"} | runs(kind)
+        tasks[name] = made.submit(nonce, body, time.monotonic() + 30)
     for task in tasks.values():
         fence_heard(made, task)
     places = {kind: task_of(made, task)["node"] for kind, task in tasks.items()}
-    cut = places["container"]
-    to_host[cut].mood = made.to_runners[int(cut[1:])].mood = CUT
-    until(lambda: ticks(made, "container").count("2") > 9, "it runs elsewhere", seconds=60)
-    to_host[cut].mood = made.to_runners[int(cut[1:])].mood = FINE
-    until(lambda: online(made) == 2, "it is back", seconds=30)
+    cut = {places["container"], places["unit"]}
+    _weather(made, to_host, cut, CUT)
+    for kind in ("container", "unit"):
+        until(partial(_ticks_twice, made, kind), f"the {kind} runs elsewhere", seconds=60)
+    _weather(made, to_host, cut, FINE)
+    until(lambda: online(made) == 4, "they are back", seconds=30)
     count = len(ticks(made, "container"))
     until(lambda: len(ticks(made, "container")) > count + 50, "it goes on for a while", seconds=30)
     for kind, task in tasks.items():
-        moved = places[kind] == cut
+        moved = places[kind] in cut
         seen, shown = ticks(made, kind), task_of(made, task)
         assert seen == "1" * seen.count("1") + "2" * seen.count("2"), f"{kind}: two at a time"
         assert (shown["state"], shown["attempt"]) == ("running", 2 if moved else 1)

@@ -8,19 +8,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from daemons.runner.shim.status import read_status
+from daemons.runner.shim.status import Status, read_status
 from hakuriver.errors import HakuRiverError
 from hakuriver.paths import host_path
 from tests.chaos.history import Job
 from tests.chaos.lab import Daemon, Lab, free_port, lab
 from tests.chaos.proxy import Proxy
-from tests.chaos.work import node_state, reaches, settled, submit, task_of
+from tests.chaos.work import SYSTEMD, node_state, reaches, settled, submit, task_of
+from tests.runner.machines import Machine
 from tests.waiting import until
 
+KINDS = [None, SYSTEMD] if os.environ.get("CHAOS") == "long" else [None]
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 
 
@@ -31,22 +34,40 @@ def two(tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_a_second_runner_of_the_same_name_is_refused(two: Lab) -> None:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str | None:
+    """What the tasks are."""
+    found: str | None = request.param
+    return found
+
+
+@pytest.fixture
+def pair(kind: str | None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A host, and two runners on one machine that has what the tasks need."""
+    with ExitStack() as stack:
+        homes = {}
+        if kind == SYSTEMD:
+            machine = stack.enter_context(Machine(request.getfixturevalue("engine"), tmp_path))
+            homes = {"n0": machine, "n1": machine}
+        yield stack.enter_context(lab(tmp_path / "lab", seed=9, homes=homes))
+
+
+def test_a_second_runner_of_the_same_name_is_refused(pair: Lab, kind: str | None) -> None:
     jobs = {1: Job(1, 4.0, 5, "exit 7"), 2: Job(2, 4.0, 5, "exit 139"), 3: Job(3, 0, 5, "exit 0")}
-    second = two.runners[1]
-    first_s, second_s = submit(two, jobs[1], node="n0"), submit(two, jobs[2], node="n1")
+    second = pair.runners[1]
+    first_s, second_s = submit(pair, jobs[1], kind, node="n0"), submit(pair, jobs[2], kind, node="n1")
     for task in (first_s, second_s):
-        reaches(two, task, "running")
+        reaches(pair, task, "running")
     second.kill9()
-    until(lambda: node_state(two, "n1") == "unreachable", "the second node is missed")
+    until(lambda: node_state(pair, "n1") == "unreachable", "the second node is missed")
     _as(second, "n0")
     until(lambda: "another runner" in second.log.read_text(), "the second hears why not")
-    assert node_state(two) == "online"
-    reaches(two, submit(two, jobs[3], node="n0"), "completed")
-    assert task_of(two, second_s)["state"] == "running", "what the other name has is not touched"
+    assert node_state(pair) == "online"
+    reaches(pair, submit(pair, jobs[3], kind, node="n0"), "completed")
+    assert task_of(pair, second_s)["state"] == "running", "what the other name has is not touched"
     second.stop()
     _as(second, "n1")
-    assert settled(two, jobs) == [], "and under its own name it is back with all it knows"
+    assert settled(pair, jobs) == [], "and under its own name it is back with all it knows"
 
 
 def _as(second: Daemon, name: str) -> None:
@@ -54,32 +75,32 @@ def _as(second: Daemon, name: str) -> None:
     second.start()
 
 
-def test_a_name_that_another_takes_while_its_owner_is_away(two: Lab) -> None:
-    first, second = two.runners
-    gone = Job(1, 0, 5, "exit 7", gate=str(two.folder / "never"))
-    old = submit(two, gone, node="n0")
-    reaches(two, old, "running")
+def test_a_name_that_another_takes_while_its_owner_is_away(pair: Lab, kind: str | None) -> None:
+    first, second = pair.runners
+    gone = Job(1, 0, 5, "exit 7", gate=str(pair.folder / "never"))
+    old = submit(pair, gone, kind, node="n0")
+    reaches(pair, old, "running")
     second.stop()
     first.send(signal.SIGSTOP)
-    until(lambda: node_state(two) == "unreachable", "the first is missed")
+    until(lambda: node_state(pair) == "unreachable", "the first is missed")
     _as(second, "n0")
-    told = reaches(two, old, "lost")
+    told = reaches(pair, old, "lost")
     assert "another journal" in told["reason"]
     jobs = {2: Job(2, 0.5, 5, "exit 139"), 3: Job(3, 0.5, 5, "exit 0")}
-    new = submit(two, jobs[2], node="n0")
+    new = submit(pair, jobs[2], kind, node="n0")
     first.send(signal.SIGCONT)
     until(lambda: "another runner" in first.log.read_text(), "the first hears why not")
-    assert reaches(two, new, "failed")["exit_code"] == 139
-    assert 1 in two.alive(), "nobody told the first to end anything"
+    assert reaches(pair, new, "failed")["exit_code"] == 139
+    assert 1 in pair.alive(), "nobody told the first to end anything"
     second.stop()
     _as(second, "n1")
-    until(lambda: 1 not in two.alive(), "the first is back, and what is lost ends there", seconds=30)
-    submit(two, jobs[3], node="n0")
-    found = settled(two, jobs)
+    until(lambda: 1 not in pair.alive(), "the first is back, and what is lost ends there", seconds=30)
+    submit(pair, jobs[3], kind, node="n0")
+    found = settled(pair, jobs)
     assert [line for line in found if "job 1 " not in line] == []
-    after = task_of(two, old)
+    after = task_of(pair, old)
     assert (after["state"], after["attempt"], after["exit_code"]) == ("lost", 1, None)
-    assert two.journal.read_text().count("S 1 ") == 1
+    assert pair.journal.read_text().count("S 1 ") == 1
 
 
 def test_a_runner_that_moved(two: Lab) -> None:
@@ -118,6 +139,17 @@ def _kill_keepers(folder: Path) -> None:
                 os.kill(int(proc.name), signal.SIGKILL)
 
 
+def status_of(made: Lab, task: int) -> Status:
+    """What the shim of a task that runs on the first node has written."""
+    folder = os.open(made.attempt_folder("n0", task), os.O_RDONLY)
+    try:
+        status = read_status(folder)
+    finally:
+        os.close(folder)
+    assert status is not None and status["phase"] == "started"
+    return status
+
+
 def _stranger_with(pid: int) -> subprocess.Popen[bytes]:
     """A process of nobody's with a pid that was somebody else's a moment ago."""
     for _ in range(500):
@@ -137,10 +169,7 @@ def test_a_pid_that_is_a_stranger_s_by_now(two: Lab) -> None:
     reaches(two, task, "running")
     two.runners[0].kill9()
     _kill_keepers(two.layout("n0").runner)
-    folder = os.open(two.attempt_folder("n0", task), os.O_RDONLY)
-    status = read_status(folder)
-    os.close(folder)
-    assert status is not None and status["phase"] == "started"
+    status = status_of(two, task)
     os.kill(status["pid"], signal.SIGKILL)
     until(lambda: not Path(f"/proc/{status['pid']}").exists(), "its pid is free")
     with _stranger_with(status["pid"]) as stranger:

@@ -6,6 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from hakuriver.paths import host_path
 from tests.chaos.history import Job
 from tests.chaos.lab import Lab, lab
 from tests.chaos.proxy import Mood
-from tests.chaos.work import heard, node_state, reaches, settled, submit, task_of
+from tests.chaos.work import broken, heard, node_state, reaches, submit, task_of
 from tests.waiting import until
 
 SILENCE = 3.0  # seconds of the node timeout: more than a busy machine takes for a heartbeat
@@ -29,20 +30,10 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
 
 
-def jobs() -> tuple[Job, Job, Job]:
+def make_jobs(silence: float) -> dict[int, Job]:
     """One that ends before its node can be missed, one that outlives that, one of bad times."""
-    seconds = (0.4, 6.0, 0.1)
-    ends = ("exit 7", "kill -SEGV $$", "exit 0")
-    first, second, third = (
-        Job(next(nonces), pause, 50, end) for pause, end in zip(seconds, ends, strict=True)
-    )
-    return first, second, third
-
-
-def broken(made: Lab, *given: Job) -> list[str]:
-    """What is wrong with these jobs; those of other tests are theirs."""
-    mine = {job.nonce: job for job in given}
-    return [line for line in settled(made, mine) if "without having been submitted" not in line]
+    kinds = ((0.4, "exit 7"), (2 * silence, "kill -SEGV $$"), (0.1, "exit 0"))
+    return {(nonce := next(nonces)): Job(nonce, pause, 50, end) for pause, end in kinds}
 
 
 @pytest.mark.parametrize(
@@ -58,53 +49,67 @@ def broken(made: Lab, *given: Job) -> list[str]:
     ids=["reports", "their answers", "orders", "answers to orders", "everything", "everything, silently"],
 )
 def test_a_cut(one: Lab, to_host: Mood, to_runner: Mood, missed: bool, silent: bool) -> None:
-    short, long, late = jobs()
-    reaches(one, submit(one, short), "running", "failed")
-    running = submit(one, long)
-    before = reaches(one, running, "running")
-    one.to_host.mood = Mood(to_host.lose_request, to_host.lose_answer, silent=silent)
-    one.to_runners[0].mood = Mood(to_runner.lose_request, to_runner.lose_answer, silent=silent)
+    moods = replace(to_host, silent=silent), replace(to_runner, silent=silent)
+    cut_for_long(one, *moods, missed=missed, silence=SILENCE)
+
+
+def cut_for_long(
+    made: Lab, to_host: Mood, to_runner: Mood, *, missed: bool, silence: float, kind: str | None = None
+) -> None:
+    """A node of jobs has bad weather for longer than the timeout: nothing of them is lost."""
+    jobs = make_jobs(silence)
+    short, long, late = jobs.values()
+    reaches(made, submit(made, short, kind, node="n0"), "running", "failed")
+    running = submit(made, long, kind, node="n0")
+    before = reaches(made, running, "running")
+    made.to_host.mood, made.to_runners[0].mood = to_host, to_runner
     try:
         cut = time.monotonic()
         if missed:
-            until(lambda: node_state(one) == "unreachable", "the node is missed", seconds=15)
-            assert task_of(one, running)["state"] == "running"
-            assert "n0" in task_of(one, running)["reason"]
-        waits = submit(one, late)
-        until(lambda: time.monotonic() > cut + SILENCE * 1.5, "longer than the timeout")
+            until(lambda: node_state(made) == "unreachable", "the node is missed", seconds=15)
+            assert task_of(made, running)["state"] == "running"
+            assert "n0" in task_of(made, running)["reason"]
+        waits = submit(made, late, kind, node="n0")
+        until(lambda: time.monotonic() > cut + silence * 1.5, "longer than the timeout")
         if not missed:
-            heard(one)
-        assert task_of(one, waits)["state"] != "lost"
+            heard(made)
+        assert task_of(made, waits)["state"] != "lost"
     finally:
-        one.weather(Mood())
-    until(lambda: node_state(one) == "online", "the node is back", seconds=30)
-    assert broken(one, short, long, late) == []
-    after = task_of(one, running)
+        made.weather(Mood())
+    until(lambda: node_state(made) == "online", "the node is back", seconds=30)
+    assert broken(made, jobs) == []
+    after = task_of(made, running)
     assert (after["attempt"], after["started_at"]) == (1, before["started_at"])
 
 
 @pytest.mark.parametrize("who", ["host", "runner", "both"])
 def test_frozen_for_longer_than_the_timeout(one: Lab, who: str) -> None:
-    victims = {"host": [one.host], "runner": one.runners, "both": one.daemons}[who]
-    short, long, late = jobs()
-    submit(one, short)
-    running = submit(one, long)
-    reaches(one, running, "running")
+    freeze_for_long(one, who, silence=SILENCE)
+    states = {task["state"] for task in one.ask("GET", host_path("tasks"), {"limit": 1000})["items"]}
+    assert states == {"completed", "failed"}
+
+
+def freeze_for_long(made: Lab, who: str, *, silence: float, kind: str | None = None) -> None:
+    """Host, the runner of jobs, or both are frozen for longer than the timeout: nothing of them is lost."""
+    victims = {"host": [made.host], "runner": made.runners[:1], "both": [made.host, made.runners[0]]}[who]
+    jobs = make_jobs(silence)
+    short, long, late = jobs.values()
+    submit(made, short, kind, node="n0")
+    running = submit(made, long, kind, node="n0")
+    reaches(made, running, "running")
     for victim in victims:
         victim.send(signal.SIGSTOP)
     frozen = time.monotonic()
     try:
         if who == "runner":
-            until(lambda: node_state(one) == "unreachable", "the node is missed", seconds=15)
-            submit(one, late)
-        until(lambda: time.monotonic() > frozen + SILENCE * 1.5, "longer than the timeout")
+            until(lambda: node_state(made) == "unreachable", "the node is missed", seconds=15)
+            submit(made, late, kind, node="n0")
+        until(lambda: time.monotonic() > frozen + silence * 1.5, "longer than the timeout")
     finally:
         for victim in victims:
             victim.send(signal.SIGCONT)
     if who != "runner":
         # a host that was away itself has missed nobody
-        assert node_state(one) == "online"
-        submit(one, late)
-    assert broken(one, short, long, late) == []
-    states = {task["state"] for task in one.ask("GET", host_path("tasks"), {"limit": 1000})["items"]}
-    assert states == {"completed", "failed"}
+        assert node_state(made) == "online"
+        submit(made, late, kind, node="n0")
+    assert broken(made, jobs) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.lab import Lab, lab
-from tests.chaos.work import reaches
+from tests.chaos.work import contained, reaches, runs
 from tests.waiting import until
 
 SIZE = 10 * 2**20
@@ -50,12 +50,12 @@ def _longer(path: Path, size: int) -> bool:
     return path.stat().st_size > size
 
 
-def write_through(made: Lab, image: str | None, seed: int, hurt: Callable[[], None]) -> None:
+def write_through(made: Lab, kind: str | None, seed: int, hurt: Callable[[], None]) -> None:
     """A task writes both streams while something is hurt again and again, evenly over all that it writes."""
     want = _streams(made.journal.parent, seed)
-    folder = "/shared" if image else str(made.journal.parent)
+    folder = "/shared" if contained(kind) else str(made.journal.parent)
     command = ["sh", "-c", WRITE, "sh", f"{folder}/{seed}.stdout", f"{folder}/{seed}.stderr"]
-    body = {"command": command, "cores": 0, "image": image}
+    body = {"command": command, "cores": 0, "targets": ["n0"]} | runs(kind)
     task = made.submit(seed, body, time.monotonic() + 60)
     reaches(made, task, "running")
     local = made.attempt_folder("n0", task) / "io" / "out"
@@ -69,8 +69,8 @@ def write_through(made: Lab, image: str | None, seed: int, hurt: Callable[[], No
 
 
 def kill_runner(made: Lab) -> None:
-    """kill -9, and another one in its place."""
-    (runner,) = made.runners
+    """kill -9 of the first, and another one in its place."""
+    runner = made.runners[0]
     runner.kill9()
     runner.start()
 

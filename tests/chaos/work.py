@@ -13,14 +13,26 @@ from tests.chaos.history import Job, Seen, violations
 from tests.chaos.lab import Lab, online
 from tests.waiting import until
 
+SYSTEMD = "systemd"
+
+
+def contained(kind: str | None) -> bool:
+    """Whether a kind of task is an image, and not a plain process (None) or a unit (SYSTEMD)."""
+    return kind not in (None, SYSTEMD)
+
+
+def runs(kind: str | None) -> dict[str, str]:
+    """What a request says of where a task of this kind runs."""
+    return {"image": str(kind)} if contained(kind) else {"executor": kind or "process"}
+
 
 def submit(
-    lab: Lab, job: Job, image: str | None = None, *, node: str = "", deadline: float | None = None
+    lab: Lab, job: Job, kind: str | None = None, *, node: str = "", deadline: float | None = None
 ) -> int:
     """Submit a job, to a node or anywhere, until it is answered (two minutes, or ``deadline``); its id."""
-    journal = "/shared/journal" if image else str(lab.journal)
-    body = {"command": job.command(journal), "cores": 0, "name": f"job-{job.nonce}", "image": image}
-    body |= {"targets": [node] if node else [], "on_node_loss": job.on_node_loss}
+    journal = "/shared/journal" if contained(kind) else str(lab.journal)
+    body: dict[str, Any] = {"command": job.command(journal), "cores": 0, "name": f"job-{job.nonce}"}
+    body |= runs(kind) | {"targets": [node] if node else [], "on_node_loss": job.on_node_loss}
     return lab.submit(job.nonce, body, deadline or time.monotonic() + 120)
 
 
@@ -88,6 +100,12 @@ def settled(lab: Lab, jobs: Mapping[int, Job], *, seconds: float = 180) -> list[
     with contextlib.suppress(AssertionError):  # what is told last may be swept up last
         until(lambda: not lab.alive(), "nothing runs any more", seconds=10)
     return violations(jobs, seen, lab.journal.read_text().splitlines(), lab.alive())
+
+
+def broken(lab: Lab, jobs: Mapping[int, Job], *, seconds: float = 180) -> list[str]:
+    """Like ``settled``, in a lab that has had jobs of other tests."""
+    found = settled(lab, jobs, seconds=seconds)
+    return [line for line in found if "without having been submitted" not in line]
 
 
 def _live(lab: Lab) -> list[dict[str, Any]]:

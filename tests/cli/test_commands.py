@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -201,7 +202,11 @@ def test_a_submission_is_what_was_typed() -> None:
         "py:3",
         True,
     )
-    assert body["caller"] == {"workdir": str(Path.cwd()), "env": {"PATH": "/bin", "VIRTUAL_ENV": "/venv"}}
+    assert body["caller"] == {
+        "workdir": str(Path.cwd()),
+        "env": {"PATH": "/bin", "VIRTUAL_ENV": "/venv"},
+        "user": f"{os.geteuid()}:{os.getegid()}",
+    }
 
 
 @pytest.mark.parametrize(
@@ -238,7 +243,11 @@ def test_a_working_directory_is_read_as_a_shell_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _request(["--workdir", "../x/./y"], ("true",), {})["workdir"] == str(tmp_path.parent / "x/y")
+    body = _request(["--workdir", "../x/./y"], ("true",), {})
+    assert body["workdir"] is None
+    assert body["caller"]["workdir"] == str(tmp_path.parent / "x/y")
+    assert body["caller"]["workdir_typed"] is True
+    assert _request(["--workdir", "/x/./y"], ("true",), {})["workdir"] == "/x/y", "as the task sees it"
 
 
 def test_wishes_are_what_was_typed() -> None:

@@ -51,7 +51,8 @@ class Cluster:
         # the machine's own config must not reach a test
         config = self.folder.parent / f"{self.folder.name}.toml"
         config.touch()
-        return kept | {"HAKURIVER_CONFIG": str(config)} | dict(self.environ)
+        alone = {"HAKURIVER_CONFIG": str(config), "HAKURIVER_DOCKER_INITIAL_BASE_IMAGE": ""}
+        return kept | alone | dict(self.environ)
 
     def cli(
         self, *arguments: str, stdin: bytes | None = None, timeout: float = 90, cwd: Path | None = None

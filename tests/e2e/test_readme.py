@@ -7,14 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.docs import ROOT, commands
 from tests.e2e.cluster import Cluster
 from tests.fakes import driver
 from tests.fakes.driver import FakeDriver
 
+IMAGE = "python:3.12-slim"
 
-def test_the_readmes_commands(tmp_path: Path) -> None:
-    """On a machine called n1 with a label and two GPUs, as the README's is."""
+
+@pytest.mark.docker
+def test_the_readmes_commands(tmp_path: Path, busybox: str) -> None:
+    """On a machine called n1 with a label, two GPUs and an image of its own, as the README's."""
     found = commands(ROOT / "README.md")
     assert len(found) > 8
     gpus = FakeDriver(driver.build(tmp_path / "gpus"), tmp_path / "gpus" / "state")
@@ -27,10 +32,12 @@ def test_the_readmes_commands(tmp_path: Path) -> None:
             if command[0] == "hakurun":
                 _run_here(command)
                 continue
-            result = cluster.cli(*command[1:])
+            words = [busybox if word == IMAGE else word for word in command[1:]]
+            result = cluster.cli(*words)
             assert result.code == 0, (shlex.join(command), result)
         assert cluster.log(cluster.ok("task", "list", "--name", "nap")[0]["id"]) == b""
     finally:
+        cluster.cli("env", "delete", "torch")
         cluster.down()
 
 

@@ -86,6 +86,17 @@ def test_a_supervisor_that_is_killed_is_found_again(own_cluster: Cluster) -> Non
     assert own_cluster.show(task)["state"] == "running"
 
 
+def test_commands_wait_for_a_host_that_is_started_again(own_cluster: Cluster) -> None:
+    task = own_cluster.submit("true")
+    own_cluster.wait(task)
+    for _ in range(3):
+        os.kill(own_cluster.pid("host"), signal.SIGKILL)
+        assert own_cluster.cli("task", "show", str(task)).code == 0
+    own_cluster.down()
+    assert own_cluster.cli("task", "list").code == 5, "nobody starts it again: no waiting"
+    own_cluster.up()
+
+
 def test_two_clusters_live_side_by_side(cluster: Cluster, own_cluster: Cluster) -> None:
     one, two = cluster.submit("sleep", "30"), own_cluster.submit("sleep", "30")
     assert cluster.daemons()["host"]["url"] != own_cluster.daemons()["host"]["url"]

@@ -36,6 +36,11 @@ class OwnEngine:
         return f"unix://{self._folder}/docker.sock"
 
     @property
+    def folder(self) -> Path:
+        """Everything that is its own; ``data`` is what it stores."""
+        return self._folder
+
+    @property
     def client(self) -> docker.DockerClient:
         return docker.DockerClient(self.url, timeout=30)
 

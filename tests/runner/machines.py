@@ -3,25 +3,28 @@ its control groups, so that limits hold. And runners that live in it as services
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-import json
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import tempfile
-from dataclasses import dataclass
+import weakref
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import docker
 from docker.errors import ImageNotFound
 from docker.models.containers import Container
 
-from tests.runner.peer import START, Runner, eventually
+from tests.runner.peer import eventually
 
 REPOSITORY = "hakuriver-test/systemd"
 USER, UID = "alice", 1000
@@ -67,13 +70,17 @@ _LINKS = {
 
 
 class Machine:
-    """A running machine. ``shared``: a folder that it and this one see under one path; ``capable``:
-    whether it can give anybody a network of its own."""
+    """A running machine. ``shared``: a folder that it and this one see under one path, by default one that
+    goes with it; ``capable``: whether it can give anybody a network of its own."""
 
-    def __init__(self, engine: docker.DockerClient, *, capable: bool = True) -> None:
-        self.shared = Path(tempfile.mkdtemp(prefix="hk-machine-"))
+    def __init__(
+        self, engine: docker.DockerClient, shared: Path | None = None, *, capable: bool = True
+    ) -> None:
+        self._own = shared is None
+        self.shared = shared or Path(tempfile.mkdtemp(prefix="hk-machine-"))
         self.shared.chmod(0o755)  # other users live there, too
         self._numbers = count()
+        self._api = engine.api
         self._container: Container = engine.containers.run(
             _image(engine),
             detach=True,
@@ -105,7 +112,8 @@ class Machine:
 
     def close(self) -> None:
         self._container.remove(force=True, v=True)
-        shutil.rmtree(self.shared, ignore_errors=True)
+        if self._own:
+            shutil.rmtree(self.shared, ignore_errors=True)
 
     def try_run(self, *argv: str) -> tuple[int, str]:
         """Exit code, and output with errors. That goes through a file: an engine under load loses some."""
@@ -134,6 +142,20 @@ class Machine:
         self.run("touch", f"/var/lib/systemd/linger/{USER}")
         self.run("systemctl", "start", f"user@{UID}.service")
 
+    def spawn(self, argv: Sequence[str], environ: Mapping[str, str], log: Path) -> Inhabitant:
+        """Start a command there that writes to ``log``, without systemd's help."""
+        words = ["sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', str(log), *argv]
+        started = self._api.exec_create(self._container.id, words, environment=dict(environ))["Id"]
+        self._api.exec_start(started, detach=True)
+        pid = eventually(lambda: int(self._api.exec_inspect(started)["Pid"]), what=f"the pid of {argv[0]}")
+        return Inhabitant(pid)
+
+    @property
+    def init(self) -> int:
+        """The number that its process 1 has here."""
+        self._container.reload()
+        return int(self._container.attrs["State"]["Pid"])
+
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """A signal to a process by its number there."""
         self.run("kill", f"-{number}", str(pid))
@@ -145,6 +167,34 @@ class Machine:
         """Processes with a text in their environment."""
         found = self.try_run("sh", "-c", f"grep -laz -- {mark} /proc/[0-9]*/environ 2>/dev/null")[1]
         return [int(line.split("/")[2]) for line in found.splitlines()]
+
+
+class Inhabitant:
+    """A process of a machine, used as a Popen is. ``pid``: its number here. Needs root."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+        weakref.finalize(self, os.close, self._handle)
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            signal.pidfd_send_signal(self._handle, number)
+
+    def poll(self) -> int | None:
+        """None while it lives; how it ended nobody here can know."""
+        return 0 if self._ended(0.0) else None
+
+    def wait(self, timeout: float) -> int:
+        """Raises TimeoutExpired."""
+        if not self._ended(timeout):
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+        return 0
+
+    def _ended(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
 
 def _image(engine: docker.DockerClient) -> str:
@@ -203,56 +253,3 @@ def _volumes(shared: Path) -> dict[str, dict[str, str]]:
     for path in (shared, *groups):
         found[str(path)] = {"bind": str(path), "mode": "rw"}
     return found
-
-
-@dataclass
-class ServiceRunner(Runner):
-    """A runner that is a service of a machine. ``user``: whom it runs as."""
-
-    machine: Machine | None = None
-    user: str = "root"
-
-    _count: ClassVar[int] = 0
-    _unit: str = ""
-
-    @property
-    def on(self) -> Machine:
-        assert self.machine is not None
-        return self.machine
-
-    def launch(self) -> None:
-        flags = {"network.runner_port": 0, "node.name": "n1"} | self.flags
-        self.state.mkdir(parents=True, exist_ok=True)
-        if self.user != "root":
-            os.chown(self.state, UID, UID)
-        ServiceRunner._count += 1
-        self._unit = f"runner{self._count}.service"
-        words = ["systemd-run", "--quiet", f"--unit={self._unit}", "--service-type=exec"]
-        words += [f"--property=User={self.user}", f"--property=StandardOutput=append:{self.state}/runner.out"]
-        words += ["--property=StandardError=inherit", f"--property=WorkingDirectory={_ROOT}", "--"]
-        state = str(self.state).replace("$", "$$")
-        self.on.run(*words, sys.executable, "-c", START, state, self.host.url, json.dumps(flags))
-
-    def _dead(self) -> bool:
-        return self.on.try_run("systemctl", "is-active", "--quiet", self._unit)[0] != 0
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """As its service is stopped, or killed."""
-        if number == signal.SIGKILL:
-            self.on.run("systemctl", "kill", "--signal=SIGKILL", self._unit)
-            eventually(self._dead, what="the runner's end")
-            return -number
-        self.on.run("systemctl", "stop", self._unit)
-        return 0
-
-    def close(self) -> None:
-        if not self._dead():
-            self.crash()
-
-    def pids(self, task: int) -> list[int]:
-        return self.on.pids(f"HAKURIVER_TASK_ID={task}")
-
-    def facts(self) -> dict[str, Any]:
-        """As it introduced itself last."""
-        found: dict[str, Any] = self.host.registrations[-1]["facts"]
-        return found

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemons.common.timeofday import DAY, HOUR, Clock, look
 from daemons.runner.migrations import MIGRATIONS
-from daemons.runner.retention import DAY, HOUR, Clock, look
 from hakuriver.errors import Conflict, NotFound
 from tests.runner.peer import Runner, eventually
 

@@ -11,14 +11,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daemons.runner.forkserver import command
+from daemons.runner.keepers import ROOT
 from daemons.runner.shim.sockets import PROTOCOL, server_name
+from daemons.runner.shim.status import Status, read_status
 from daemons.runner.shim.stdin import CAPACITY, Stdin
+from tests.runner.peer import eventually
 
 OURS = ("daemons", "daemons.runner", "daemons.runner.shim")
 SLOW = {"asyncio", "dataclasses", "inspect", "pathlib", "site", "subprocess", "tempfile"}
@@ -67,6 +71,62 @@ def test_it_holds_nothing_but_the_standard_library_and_itself(tmp_path: Path) ->
     assert [name for name in strangers if name not in OURS and not name.startswith(f"{OURS[-1]}.")] == []
     assert SLOW & set(at_start + late) == set()
     assert not strangers & set(late), "an upgrade may replace our files at any time"
+
+
+DIES = """
+import os, signal, sys
+sys.path.append(sys.argv[1])
+from daemons.runner.shim.{module} import main
+write = os.write
+def dying(file, data):
+    if data == b"g":
+        {moment}
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(file, data)
+os.write = dying
+sys.exit(main(*sys.argv[2:]))
+"""
+"""Who is killed when it lets the task go that it has forked and recorded."""
+
+
+@pytest.mark.parametrize("moment", ["pass", "write(file, data)"], ids=["before", "after"])
+@pytest.mark.parametrize("keeper", ["unit", "server"])
+def test_a_shim_that_is_killed_amid_a_start(tmp_path: Path, keeper: str, moment: str) -> None:
+    attempts = tmp_path / "attempts"
+    cases = {"1.1": (["sh", "-c", "echo ran; exit 7"], 7, "ran\n"), "2.1": (["no-such-command"], 127, "")}
+    for name, (argv, _, _) in cases.items():
+        (attempts / name / "io").mkdir(parents=True)
+        order = {"argv": argv, "env": {"PATH": os.defpath}, "cwd": "/", "watch_memory": 0}
+        (attempts / name / "order.json").write_text(json.dumps(order))
+    tmp_path.chmod(0o700)
+    words = [sys.executable, "-c", DIES.format(module=keeper, moment=moment), str(ROOT)]
+    if keeper == "unit":
+        for name in cases:
+            subprocess.run([*words, str(attempts), name], check=True, timeout=20)
+    else:
+        subprocess.run([*words, str(tmp_path)], check=True, timeout=20)
+        for name in cases:
+            with lines_from(tmp_path) as (client, lines):
+                pid = next(lines)["pid"]
+                client.sendall(json.dumps({"op": "start", "name": name}).encode() + b"\n")
+                assert list(lines) == [], "it dies before it says anything"
+    try:
+        for name, (_, code, out) in cases.items():
+            status = eventually(partial(final, attempts / name), what=f"the end of {name}")
+            assert os.waitstatus_to_exitcode(status["raw"]) == code
+            assert (attempts / name / "io" / "out").read_text() == out
+    finally:
+        if keeper == "server":
+            os.kill(pid, signal.SIGKILL)
+
+
+def final(attempt: Path) -> Status | None:
+    folder = os.open(attempt, os.O_RDONLY)
+    try:
+        status = read_status(folder)
+    finally:
+        os.close(folder)
+    return status if status is not None and status["phase"] == "final" else None
 
 
 @pytest.fixture

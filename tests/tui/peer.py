@@ -8,17 +8,22 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.websockets import WebSocket
 
 from hakuriver.endpoint import Endpoint
 from hakuriver.errors import HakuRiverError, NotFound
-from hakuriver.views import GpuView, NodeView, TaskView
+from hakuriver.views import EnvironmentView, GpuView, NodeView, TaskView, VersionView
+from tests.tui.peer_environments import environment_routes
+
+if TYPE_CHECKING:
+    from tests.tui.peer_shells import PeerShell
 
 TOKEN = "peer-token-peer-token-peer"
 
@@ -138,6 +143,8 @@ def task(id: int, **facts: Any) -> TaskView:
         "executor": "process",
         "container": None,
         "image": None,
+        "version": None,
+        "image_digest": None,
         "workdir": None,
         "attempt": 1,
         "exit_code": 0,
@@ -165,11 +172,15 @@ def running(id: int, **facts: Any) -> TaskView:
 
 
 class Peer:
-    """Holds nodes, tasks and logs; every change goes to all open streams. ``seen`` are the requests."""
+    """Holds nodes, tasks, environments and logs; all open streams hear of changes. ``seen``: the requests."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeView] = {}
         self.tasks: dict[int, TaskView] = {}
+        self.environments: dict[str, EnvironmentView] = {}
+        self.versions: dict[str, list[VersionView]] = {}
+        self.answering: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        """Lines of what takes long, as the test lets them go; None ends the answer."""
         self.logs: dict[tuple[int, str], bytes] = {}
         self.log_ended = False
         self.seen: list[tuple[str, str, Any]] = []
@@ -177,6 +188,9 @@ class Peer:
         self.explained: dict[int, dict[str, Any]] = {}
         self.refuse_submit: dict[str, Any] | None = None
         self.refuse: dict[int, HakuRiverError] = {}
+        self.shells: dict[str, PeerShell] = {}
+        self.sockets: list[WebSocket] = []
+        self.refuse_shell = False
         self.port = 0
         self._sequence = 0
         self._streams: set[asyncio.Queue[dict[str, Any] | None]] = set()
@@ -190,12 +204,19 @@ class Peer:
 
     def put(self, *views: Any) -> None:
         for view in views:
+            if "base" in view:
+                self.environments[view["name"]] = view
+                self.tell_environments()
+                continue
             kind = "node" if "cores_free" in view else "task"
             if kind == "node":
                 self.nodes[view["name"]] = view
             else:
                 self.tasks[view["id"]] = view
             self._publish({"type": kind, kind: view})
+
+    def tell_environments(self) -> None:
+        self._publish({"type": "environments", "environments": list(self.environments.values())})
 
     def delete(self, *, id: int | None = None, name: str | None = None) -> None:
         if id is not None:
@@ -242,10 +263,13 @@ class Peer:
             "cursor": self.cursor,
             "cluster": cluster,
             "nodes": list(self.nodes.values()),
+            "environments": list(self.environments.values()),
             "tasks": list(self.tasks.values()),
         }
 
     async def start(self, port: int = 0) -> None:
+        from tests.tui.peer_shells import shell_routes  # its pty knows somebody at the keyboard, who knows us
+
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
@@ -259,6 +283,8 @@ class Peer:
                 Route("/api/tasks/{id:int}/explain", self._explain),
                 Route("/api/batches/{id:int}", self._batch),
                 Route("/api/nodes/{name}/{verb}", self._node_verb, methods=["POST"]),
+                *shell_routes(self),
+                *environment_routes(self),
                 Route("/api/tasks/{id:int}/logs/{stream}", self._logs),
                 Route("/api/tasks/{id:int}/{verb}", self._verb, methods=["POST"]),
             ]
@@ -273,6 +299,9 @@ class Peer:
         assert self._server is not None and self._serving is not None
         for queue in self._streams:
             queue.put_nowait(None)
+        for shell in self.shells.values():
+            await shell.end()
+        self.answering.put_nowait(None)
         self._grown.set()
         self._server.should_exit = True
         await self._serving

@@ -192,7 +192,7 @@ async def test_a_task_without_output_says_why() -> None:
         await use.press("l")
         await use.sees("── stderr of 1", "f follow")
         await use.press("o")
-        await use.sees("a pager needs a real terminal")
+        await use.sees("needs a real terminal")
 
 
 async def test_many_or_foreign_tasks_need_their_count_typed() -> None:

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from hakuriver.wire import SubmitRequest
 from tests.tui.peer import gpu_node, node, task
+from tests.tui.peer_environments import environment, new_environment
 from tui.command_lines import submit_line
 from tui.form import FIELDS, completion, count_of, from_task, has_span, parse, preview, with_gpus
 
 NODES = {each["name"]: each for each in (node("n1"), gpu_node("gpu-1"), gpu_node("gpu-2", 4))}
 NAMES = {"prep": 7}
+ENVIRONMENTS = {each["name"]: each for each in (environment("torch"), new_environment("bare"))}
 
 
 def test_everything() -> None:
@@ -26,7 +28,7 @@ def test_everything() -> None:
         "env": "A=1 B='x y'",
         "image": "python:3.12",
     }
-    parsed = parse(typed, NODES, NAMES)
+    parsed = parse(typed, NODES, NAMES, ENVIRONMENTS)
     assert not parsed.errors
     assert parsed.body == {
         "command": ["python", "t.py", "--lr", "0 1"],
@@ -55,6 +57,10 @@ def test_everything() -> None:
         ("target", "n1:0", "has no NUMA node 0"),
         ("target", "gpu-1::8", "has no GPU 8"),
         ("target", "gpu-1:0::0,7", "GPU 7 of gpu-1 is on NUMA node 1"),
+        ("container", "tensor", "no environment 'tensor'"),
+        ("container", "bare", "bare was never packed"),
+        ("container", "torch@x", "not a version of environment torch"),
+        ("container", "Torch", "upper case"),
         ("gpus", "two", "number of GPUs"),
         ("gpus", "2:", "number of GPUs"),
         ("gpu_memory", "24G", "how many GPUs"),
@@ -76,18 +82,18 @@ def test_everything() -> None:
         ("env", "NOVALUE", "KEY=VALUE"),
         ("env", "1A=x", "environment variable"),
         ("env", "HAKURIVER_X=1", "HakuRiver itself"),
-        ("container", "[/oops]", "written right"),
+        ("container", "[/oops]", "can't name an environment"),
     ],
 )
 def test_each_field_says_what_is_wrong(field: str, text: str, says: str) -> None:
-    parsed = parse({"command": "true", field: text}, NODES, NAMES)
+    parsed = parse({"command": "true", field: text}, NODES, NAMES, ENVIRONMENTS)
     assert set(parsed.errors) == {field}
     assert says in parsed.errors[field]
 
 
 @given(st.dictionaries(st.sampled_from([field.id for field in FIELDS]), st.text(max_size=20)))
 def test_any_typing_is_a_valid_request_or_an_error(typed: dict[str, str]) -> None:
-    parsed = parse(typed, NODES, NAMES)
+    parsed = parse(typed, NODES, NAMES, ENVIRONMENTS)
     if parsed.errors:
         assert parsed.errors.keys() <= {field.id for field in FIELDS}
     else:
@@ -98,7 +104,7 @@ def test_a_task_can_be_submitted_again() -> None:
     old = task(
         1, command=["sh", "-c", "echo 'x y' && true"], target="n1", memory=10**9, cores=0.5, tags=["a b"]
     )
-    parsed = parse(from_task({**old, "tags": ["a"]}), NODES, NAMES)
+    parsed = parse(from_task({**old, "tags": ["a"]}), NODES, NAMES, ENVIRONMENTS)
     assert parsed.body["command"] == old["command"]
     assert parsed.body["targets"] == ["n1"] and parsed.body["memory"] == 10**9 and parsed.body["cores"] == 0.5
 
@@ -119,7 +125,7 @@ def test_what_a_task_may_ask_of_places_time_and_others() -> None:
         "hold": "yes",
         "pin": "yes",
     }
-    parsed = parse(typed, NODES, NAMES)
+    parsed = parse(typed, NODES, NAMES, ENVIRONMENTS)
     assert not parsed.errors
     assert parsed.body == {
         "command": ["python", "t.py", "--lr=span:[0.1,0.01]", "--seed=span:{1..5}"],
@@ -148,9 +154,9 @@ def test_what_a_task_may_ask_of_places_time_and_others() -> None:
 
 
 def test_gpus_are_named_or_counted_but_not_both() -> None:
-    parsed = parse({"command": "true", "target": "gpu-1::0", "gpus": "1"}, NODES, NAMES)
+    parsed = parse({"command": "true", "target": "gpu-1::0", "gpus": "1"}, NODES, NAMES, ENVIRONMENTS)
     assert "give one of the two" in parsed.errors["gpus"]
-    assert not parse({"command": "true", "target": "gpu-1", "gpus": "1"}, NODES, NAMES).errors
+    assert not parse({"command": "true", "target": "gpu-1", "gpus": "1"}, NODES, NAMES, ENVIRONMENTS).errors
 
 
 def test_a_sweep_is_seen_while_it_is_typed() -> None:

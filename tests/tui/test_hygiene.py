@@ -27,6 +27,10 @@ HEAVY = (
     "docker",
     "daemons",
     "tui.form",
+    "websockets",
+    "bittty",
+    "tui.terminal.widget",
+    "tui.screens.environments",
     "textual.widgets._text_area",
 )
 
@@ -107,6 +111,7 @@ MEANT = {
     "render_line",
     "check_action",
     "_display",
+    "ALLOW_SELECT",
 } | {
     "can_replace",
     "get_suggestion",
@@ -128,7 +133,15 @@ def attributes_set(kind: type[DOMNode]) -> set[str]:
 
 
 def test_no_attribute_of_ours_shadows_one_of_textuals() -> None:
-    allowed = {"theme", "value", "cursor_position", "display", "virtual_size", "HORIZONTAL_BREAKPOINTS"}
+    allowed = {
+        "theme",
+        "ansi_theme_dark",
+        "value",
+        "cursor_position",
+        "display",
+        "virtual_size",
+        "HORIZONTAL_BREAKPOINTS",
+    }
     for kind in widgets():
         bases = [base for base in kind.__mro__[1:] if base.__module__.startswith("textual")]
         theirs = {name for base in bases for name in vars(base)}

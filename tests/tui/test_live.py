@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hakuriver.views import TaskView
 from tests.tui.peer import Peer, node, peer, running, task
+from tests.tui.peer_environments import environment, work
 from tests.tui.use import until
 from tui.live import Changes, Coalescer, Feed, Link, Mirror
 from tui.remote import Remote
@@ -170,3 +171,20 @@ async def test_a_silent_host_counts_as_lost() -> None:
         running_feed.cancel()
         await asyncio.wait([running_feed])
         await remote.aclose()
+
+
+def test_environments_are_replaced_and_only_those_that_differ_are_named() -> None:
+    mirror = Mirror()
+    snapshot = {"type": "snapshot", "cursor": "1-1", "nodes": [], "tasks": []}
+    mirror.apply({**snapshot, "environments": [environment("a"), environment("b"), environment("c")]})
+    assert set(mirror.environments) == {"a", "b", "c"}
+    line = {"type": "environments", "cursor": "1-2"}
+    busy = environment("b", work=work("packing", 1, 2))
+    changes = mirror.apply({**line, "environments": [environment("a"), busy, environment("d")]})
+    assert changes == Changes(environments=frozenset({"b", "c", "d"}))
+    assert set(mirror.environments) == {"a", "b", "d"} and mirror.environments["b"]["work"] == busy["work"]
+    assert mirror.apply({**line, "environments": list(mirror.environments.values())}) == Changes()
+    mirror.apply(snapshot)
+    assert mirror.environments == {}, "a host without environments"
+    with pytest.raises(BadLine):
+        mirror.apply({**line, "environments": [4]})

@@ -110,7 +110,8 @@ async def test_waiting_tasks_say_why_in_the_table_and_in_detail() -> None:
 
 async def test_attempts_are_a_tab_and_each_has_its_log() -> None:
     async with using(*LAB, task(30, attempt=2, retries=3, retried=1), size=(100, 30)) as use:
-        first = {"attempt": 1, "state": "killed_oom", "reason": "", "node": "n1", "executor": "process"}
+        first: dict[str, object] = {"attempt": 1, "state": "killed_oom", "reason": "", "node": "n1"}
+        first |= {"executor": "process", "version": None, "image_digest": None}
         first |= {"exit_code": None, "signal": 9, "error": "over 2G", "oom_events": 1}
         first |= {
             "assigned_at": None,

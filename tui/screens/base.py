@@ -20,7 +20,7 @@ from tui.program import Program
 from tui.session import Session
 from tui.widgets.bars import Banner, Footer, Header, Notice
 from tui.widgets.log_view import LogView
-from tui.widgets.prompt import Prompt
+from tui.widgets.prompt import PROMPT_KEYS, Prompt
 from tui.widgets.table import AnyTable
 
 
@@ -38,6 +38,7 @@ class ClusterScreen(Screen[None]):
         self.only_problems = False
         self._searched = ""
         self._asked_from: Widget | None = None
+        self._prompt: Prompt | None = None
         # held here, not looked up: a notice or a change may come while the screen is made or torn down
         self._top = Header(id="header")
         self._banner = Banner(id="banner")
@@ -99,10 +100,16 @@ class ClusterScreen(Screen[None]):
         self.show_footer()
 
     def show_footer(self) -> None:
-        if self.query(Prompt):
-            self._bottom.show_typing()
+        if keys := self.typing_keys:
+            self._bottom.show_typing(keys)
         else:
-            self._bottom.show(self)
+            shells = self.session.shells
+            self._bottom.show(self, note=f"shells: {' '.join(shells)}" if shells else "")
+
+    @property
+    def typing_keys(self) -> tuple[tuple[str, str], ...]:
+        """What few keys mean while all others are text for somebody."""
+        return PROMPT_KEYS if self.query(Prompt) else ()
 
     def say(self, text: str, tone: str = "info") -> None:
         """Something that people should read; it stays for some seconds."""
@@ -184,8 +191,13 @@ class ClusterScreen(Screen[None]):
         for old in self.query(Prompt):
             old.remove()
         history = self.session.histories.setdefault(kind, [])
-        self.mount(Prompt(kind, sign, value, history, suggestions), before="#footer")
+        self._prompt = Prompt(kind, sign, value, history, suggestions)
+        self.mount(self._prompt, before="#footer")
         self.call_after_refresh(self.show_footer)
+
+    def take_early(self, key: str, character: str | None) -> bool:
+        """Whether a key is for a prompt that was asked for, but didn't have the keyboard yet."""
+        return self._prompt is not None and self._prompt.take_early(key, character)
 
     def on_prompt_changed(self, message: PromptChanged) -> None:
         if message.kind == "filter":
@@ -195,6 +207,7 @@ class ClusterScreen(Screen[None]):
                 prompt.complain(wrong)
 
     async def on_prompt_closed(self, message: PromptClosed) -> None:
+        self._prompt = None
         await self.query(Prompt).remove()
         if message.kind == "search":
             self._search_log(message.text)
@@ -240,6 +253,7 @@ class ClusterScreen(Screen[None]):
     def step_back(self) -> bool:
         """Undo one thing of this screen: prompt, range, filter, marks. False when there is none."""
         if prompts := self.query(Prompt):
+            self._prompt = None
             prompts.remove()
             self.call_after_refresh(self.show_footer)
             return True

@@ -35,7 +35,7 @@ class Entry:
 
 _ENTRY_COLUMNS: tuple[Column[Entry], ...] = (
     Column("keys", "KEY", 8, lambda e: e.action.shown_keys, lambda e: e.number, lambda _: "accent", most=16),
-    Column("name", "ACTION", 10, lambda e: e.action.command, lambda e: e.action.command, most=16),
+    Column("name", "ACTION", 15, lambda e: e.action.command, lambda e: e.action.command, most=16),
     Column("help", "WHAT IT DOES", 40, lambda e: e.action.help, lambda e: e.action.help, flex=1),
     Column(
         "scope",

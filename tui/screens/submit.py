@@ -15,6 +15,7 @@ from textual.widgets import Input, Label, Static
 from hakuriver.errors import HakuRiverError
 from hakuriver.lifecycle import ENDED
 from tui.actions import Scope, available, bindings, shown_key
+from tui.environments import reference_completion
 from tui.form import FIELDS, ROWS, Field, Parsed, completion, count_of, has_span, parse, preview, with_gpus
 from tui.messages import Picked, Ticked
 from tui.plain import clean
@@ -33,13 +34,13 @@ _LEAST_PLACES = 7
 """Lines of the places at least, words and header included; the fields scroll then."""
 
 
-class _NodeNames(Suggester):
-    def __init__(self, names: Callable[[], list[str]]) -> None:
+class _Completed(Suggester):
+    def __init__(self, completed: Callable[[str], str | None]) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
-        self._names = names
+        self._completed = completed
 
     async def get_suggestion(self, value: str) -> str | None:
-        return completion(value, self._names())
+        return self._completed(value)
 
 
 class SubmitForm(ModalScreen[str | None]):
@@ -83,9 +84,17 @@ class SubmitForm(ModalScreen[str | None]):
             placeholder=field.placeholder,
             compact=True,
             select_on_focus=False,
-            suggester=_NodeNames(self._names) if field.id == "target" else None,
+            suggester=self._suggester(field.id),
             id=f"field-{field.id}",
         )
+
+    def _suggester(self, field: str) -> Suggester | None:
+        mirror = self._session.mirror
+        if field == "target":
+            return _Completed(lambda text: completion(text, mirror.nodes))
+        if field == "container":
+            return _Completed(lambda text: reference_completion(text, mirror.environments))
+        return None
 
     def on_mount(self) -> None:
         self._input("command").focus()
@@ -136,9 +145,6 @@ class SubmitForm(ModalScreen[str | None]):
         """Whether leaving would lose something that was typed."""
         return any(self._typed().get(field.id, "") != self._filled.get(field.id, "") for field in FIELDS)
 
-    def _names(self) -> list[str]:
-        return list(self._session.mirror.nodes)
-
     def _living(self) -> dict[str, int]:
         tasks = self._session.mirror.tasks.values()
         return {task["name"]: task["id"] for task in tasks if task["name"] and task["state"] not in ENDED}
@@ -157,7 +163,8 @@ class SubmitForm(ModalScreen[str | None]):
         """Validate and show what is wrong; an untouched field is left in peace until submission."""
         typed = self._typed()
         names = self._living() if typed["after"] else {}
-        parsed = parse(typed, self._session.mirror.nodes, names)
+        mirror = self._session.mirror
+        parsed = parse(typed, mirror.nodes, names, mirror.environments)
         for row in ROWS:
             wrong = [
                 f"{field.label}: {text}" if len(row) > 1 else text

@@ -15,7 +15,8 @@ from tui.live import Link, Mirror
 from tui.plain import clean, fit
 from tui.widgets.tones import Drawn, Piece, differing, spread
 
-VIEWS = (("1", "overview"), ("2", "nodes"), ("3", "tasks"))
+VIEWS = (("1", "overview"), ("2", "nodes"), ("3", "tasks"), ("4", "environments"))
+_NAMES_FROM = 116
 _WAITING = (State.PENDING, State.ASSIGNED, State.PREPARING)
 _WRONG = (State.FAILED, State.KILLED_OOM, State.TIMED_OUT, State.LOST)
 
@@ -93,7 +94,10 @@ class Header(Lines):
         tabs: list[Piece] = []
         for key, name in VIEWS:
             tabs.append(
-                (f" {key} {name} " if width >= 100 else f" {key} ", "cursor" if name == view else "muted")
+                (
+                    f" {key} {name} " if width >= _NAMES_FROM else f" {key} ",
+                    "cursor" if name == view else "muted",
+                )
             )
         counts = self._counts(mirror) if link is not Link.CONNECTING else []
         brand: list[Piece] = [(" HakuRiver ", "title")]
@@ -157,13 +161,15 @@ class Notice(Lines):
 class Footer(Lines):
     """The most useful keys here and now, from the action table."""
 
-    def show_typing(self) -> None:
-        """While the prompt has the keyboard, other keys are text."""
-        keys = (("enter", "done"), ("esc", "give up"), ("→", "complete"), ("↑", "what was typed before"))
+    def show_typing(self, keys: Sequence[tuple[str, str]]) -> None:
+        """While somebody types, other keys are text."""
         self.put([piece for key, does in keys for piece in ((f" {key}", "accent"), (f" {does} ", "muted"))])
 
-    def show(self, screen: Screen[Any]) -> None:
-        width = self.size.width or self.app.size.width
+    def show(self, screen: Screen[Any], *, note: str = "") -> None:
+        """``note``: what stands at the right end, as far as a third of the line goes."""
+        whole = self.size.width or self.app.size.width
+        told = fit(f"{clean(note)} ", min(len(note) + 1, whole // 3)) if note else ""
+        width = whole - len(told)
         shown = sorted((action for action, _ in available(screen) if action.footer), key=lambda a: a.footer)
         pieces: list[Piece] = []
         used = 0
@@ -178,4 +184,4 @@ class Footer(Lines):
                 continue
             pieces += [(f" {key}", "accent"), (f" {action.label} ", "muted")]
             used += cells
-        self.put(pieces)
+        self.put(spread(pieces, [(told, "info")], whole) if told else pieces)

@@ -13,6 +13,8 @@ from textual.widgets import Input, Label
 
 from tui.messages import PromptChanged, PromptClosed
 
+PROMPT_KEYS = (("enter", "done"), ("esc", "give up"), ("→", "complete"), ("↑", "what was typed before"))
+
 
 class _Line(Input):
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,6 +52,7 @@ class Prompt(Horizontal):
         self._value = value
         self._past = history
         self._suggestions = suggestions
+        self._done_early = False
 
     def compose(self) -> ComposeResult:
         yield Label(self._sign, id="prompt-sign", markup=False)
@@ -60,6 +63,24 @@ class Prompt(Horizontal):
         line = self.query_one(_Line)
         line.value = self._value
         line.focus()
+        self.call_after_refresh(self._begin)
+
+    async def _begin(self) -> None:
+        if self._done_early:
+            await self.query_one(_Line).action_submit()
+
+    def take_early(self, key: str, character: str | None) -> bool:
+        """A key that came before we had the keyboard; False once we have it."""
+        line = next(iter(self.query(_Line)), None)
+        if line is not None and line.has_focus:
+            return False
+        if key == "enter":
+            self._done_early = True
+        elif character is not None and character.isprintable() and not self._done_early:
+            self._value += character
+            if line is not None:
+                line.value = self._value
+        return True
 
     def complain(self, text: str) -> None:
         """What is wrong with what stands here; empty when nothing is."""

@@ -10,9 +10,10 @@ from typing import Any
 import docker
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 
+from daemons.common.engine import LABEL_CLUSTER
 from daemons.runner import binding
 from daemons.runner.environment import container_variables
-from daemons.runner.executors.engine import LABEL_ATTEMPT, LABEL_CLUSTER, LABEL_RUNNER
+from daemons.runner.executors.engine import LABEL_ATTEMPT, LABEL_RUNNER
 from daemons.runner.model import Attempt
 from hakuriver.errors import POLICY, NotAllowed, UsageError
 from hakuriver.wire import AttemptSpec, NumaFacts
@@ -103,7 +104,7 @@ def request(
     """The arguments of ``create_container``."""
     spec = attempt.spec
     entry: list[str] = (image.get("Config") or {}).get("Entrypoint") or []
-    argv = [*entry, *spec.command]
+    argv = [*(entry if entry != [""] else ()), *spec.command]  # which is how a commit takes one away
     if wrapped:
         argv = ["/bin/sh", "-c", WRAPPER, "hakuriver", *argv]
     return {
@@ -113,6 +114,7 @@ def request(
         "command": argv[1:],
         "environment": container_variables(spec, node=rules.node, gpus=rules.has_gpus()),
         "working_dir": spec.workdir,
+        "user": spec.user,
         "labels": {
             LABEL_CLUSTER: attempt.cluster,
             LABEL_RUNNER: rules.runner,

@@ -9,19 +9,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from docker.errors import APIError
+from docker.errors import APIError, ImageNotFound
 from docker.errors import NotFound as ContainerNotFound
 
+from daemons.common.engine import EngineAway
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.executors import container
 from daemons.runner.executors.container import NO_CLAIM, Rules, name_of
-from daemons.runner.executors.engine import Engine, EngineAway
+from daemons.runner.executors.engine import Engine
 from daemons.runner.executors.enginelogs import LogFetcher
 from daemons.runner.executors.fences import Fences
 from daemons.runner.executors.kernel import killed_for_memory
 from daemons.runner.folders import given_up, prepare, take_claim
+from daemons.runner.images.images import Images
 from daemons.runner.model import Attempt, End, TryLater, Work
-from daemons.runner.threads import Threads
 from hakuriver.errors import CannotFit, Conflict, Unreachable
 
 log = Log("docker")
@@ -35,9 +37,10 @@ class DockerExecutor:
     """Runs attempts in containers of one engine."""
 
     def __init__(
-        self, engine: Engine, rules: Rules, fences: Fences, threads: Threads, *, boot_id: str
+        self, engine: Engine, images: Images, rules: Rules, fences: Fences, threads: Threads, *, boot_id: str
     ) -> None:
         self._engine = engine
+        self._images = images
         self._rules = rules
         self._fences = fences
         self._threads = threads
@@ -93,19 +96,27 @@ class DockerExecutor:
         attempt = work.attempt
         if attempt.spec.fenced:
             await self._fences.require_lease()
-        image = await self._image(attempt)
+        image = await self._images.ready(work)
         try:
             await self._threads.call(self._prepare, attempt)
         except OSError as error:
             raise TryLater(f"its folders can't be made: {error.strerror}") from error
         try:
             found, wrapped = await self._create(attempt, image)
+        except ImageNotFound as error:
+            raise TryLater("its image was just removed from the engine") from error
         except APIError as error:
             return End(error=f"the engine refuses the container: {error.explanation}", ended_at=_now())
         if attempt.spec.fenced and not await self._fences.stand(attempt, found, wrapped=wrapped):
             return await self._never_ran(attempt, "the lease of this node was over before it started")
         self._engine.ending(found)
-        await work.save(attempt.handle | {"container": found, "wrapped": wrapped, "start_sent": True})
+        placed = {
+            "container": found,
+            "wrapped": wrapped,
+            "start_sent": True,
+            "image": _digest(attempt, image),
+        }
+        await work.save(attempt.handle | placed)
         if attempt.kill_wanted:
             return await self._never_ran(attempt, "killed")
         try:
@@ -116,18 +127,6 @@ class DockerExecutor:
                 await self._without_init(work, found)
             return await self._not_started(attempt, message)
         return None
-
-    async def _image(self, attempt: Attempt) -> dict[str, Any]:
-        name = attempt.spec.image or ""
-        try:
-            found: dict[str, Any] = await self._engine.call(lambda api: api.inspect_image(name))
-        except ContainerNotFound:
-            raise CannotFit(
-                f"image {name} is not on node {self._rules.node}",
-                hint=f"run 'docker pull {name}' or 'docker load' there",
-                code="no_image",
-            ) from None
-        return found
 
     def _prepare(self, attempt: Attempt) -> None:
         prepare(self._rules.attempts, attempt.key)
@@ -406,6 +405,12 @@ class DockerExecutor:
         """Remove a container that doesn't run."""
         with contextlib.suppress(ContainerNotFound):
             await self._engine.call(lambda api: api.remove_container(found, v=True))
+
+
+def _digest(attempt: Attempt, image: dict[str, Any]) -> str:
+    """What an image is known by: the registry's digest where it has one, an environment's by its id."""
+    known = image.get("RepoDigests") if attempt.spec.environment is None else None
+    return str(known[0] if known else image["Id"])
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""One Docker engine: the SDK in threads of its own, whether it answers, and one stream of its events."""
+"""The Docker engine of a node: whether it answers, and one stream of its events."""
 
 from __future__ import annotations
 
@@ -7,48 +7,36 @@ import contextlib
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import docker
 from docker.errors import APIError, DockerException
-from docker.utils import kwargs_from_env, parse_host
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
+from daemons.common.engine import ABSENT, BROKEN, EngineAway, EngineClient, why
 from daemons.common.log import Log
+from daemons.common.threads import Threads, until
 from daemons.runner.probes import engines
-from daemons.runner.threads import Threads, until
 
-P = ParamSpec("P")
-T = TypeVar("T")
 log = Log("engine")
 
-CALL_TIMEOUT = 30.0
 LOOK_INTERVAL = 5.0
 LABEL_RUNNER = "hakuriver.runner"
-LABEL_CLUSTER = "hakuriver.cluster"
 LABEL_ATTEMPT = "hakuriver.attempt"
-ABSENT = "no Docker engine runs here"
 SLACK = 1.0  # seconds that a broken stream of events may be noticed late
 STOPPING = 20.0  # seconds that an engine takes at most to stop: it gives its containers 15
 
 
-class EngineAway(Exception):
-    """The engine didn't answer: nobody knows whether it did what it was asked."""
-
-
-class Engine:
+class Engine(EngineClient):
     """Finds the engine of this node whenever it is there."""
 
     def __init__(self, runner: str, changed: asyncio.Event) -> None:
+        super().__init__("engine", 8)
         self._label = f"{LABEL_RUNNER}={runner}"
         self._changed = changed
-        self._threads = Threads("engine", 8)
         self._listener = Threads("engine-events", 1)
-        self._api: Any = None  # docker.APIClient: its published types are not complete
         self._stream: Any = None
         self._waiting: dict[str, asyncio.Event] = {}
         self._seen_to_die: set[str] = set()  # of those: its end was told before the engine could stop
@@ -59,7 +47,6 @@ class Engine:
         self._stops: deque[tuple[float, float]] = deque(
             maxlen=64
         )  # when it was not there, and ended everything
-        self.unavailable: str | None = "the Docker engine was not looked for yet"
         self.about: engines.Docker | None = None  # what the last one that was found can
 
     def close(self) -> None:
@@ -67,33 +54,20 @@ class Engine:
             with contextlib.suppress(OSError, RequestException, HTTPError, AttributeError):
                 self._stream.close()
         self._listener.close()
-        self._threads.close()
-
-    async def call(self, function: Callable[[Any], T], timeout: float = CALL_TIMEOUT) -> T:
-        """Ask the engine; raises APIError for its refusals, EngineAway when it doesn't answer."""
-        api = self._api
-        if api is None:
-            raise EngineAway(self.unavailable or "the Docker engine doesn't answer")
-        try:
-            return await self._threads.call_within(timeout + 5, partial(function, api))
-        except APIError:
-            raise
-        except (DockerException, RequestException, HTTPError, OSError) as error:
-            raise EngineAway(f"the Docker engine doesn't answer: {_why(error)}") from error
+        super().close()
 
     async def look(self) -> None:
         """Find out whether the engine answers, and say so when that is different."""
         before = self.unavailable
         try:
-            api = self._api or await self._threads.call_within(10, _connect)
-            await self._threads.call_within(10, api.ping)
+            api = await self.connect()
             if self._live_restore is None or self._lost_at is not None:
-                facts = await self._threads.call_within(10, api.info)
-                self.about = await self._threads.call_within(10, partial(engines.docker, facts))
+                facts = await self.within(10, api.info)
+                self.about = await self.within(10, partial(engines.docker, facts))
                 self._came(live_restore=bool(facts.get("LiveRestoreEnabled")))
-            self._api, self.unavailable = api, None
-        except (DockerException, RequestException, HTTPError, OSError) as error:
-            self._api, self.unavailable = None, _why(error)
+            self.api, self.unavailable = api, None
+        except BROKEN as error:
+            self.api, self.unavailable = None, why(error)
             if self.unavailable == ABSENT:
                 self._lost_at = self._lost_at or time.time()
         if before != self.unavailable:
@@ -137,9 +111,9 @@ class Engine:
         following: asyncio.Task[None] | None = None
         while True:
             await self.look()
-            if self._api is not None:
+            if self.api is not None:
                 if following is None or following.done():
-                    following = asyncio.create_task(self._follow(self._api))
+                    following = asyncio.create_task(self._follow(self.api))
                 with contextlib.suppress(EngineAway, APIError):
                     await self._inspect()
                 await asyncio.wait({following}, timeout=LOOK_INTERVAL)  # a broken stream is news
@@ -212,27 +186,3 @@ class Engine:
         event = self.ending(container)
         await until(event, seconds)
         event.clear()
-
-
-def socket_path() -> str | None:
-    """Where the engine of this node listens, None when it doesn't do so on this machine's file system."""
-    try:
-        host = str(parse_host(kwargs_from_env().get("base_url")))
-    except DockerException:
-        return None
-    return host.removeprefix("http+unix://") if host.startswith("http+unix://") else None
-
-
-def _connect() -> Any:
-    return docker.APIClient(**kwargs_from_env(), version="auto", timeout=int(CALL_TIMEOUT))
-
-
-def _why(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, TimeoutError) or "timed out" in text:
-        return "the Docker engine doesn't answer in time"
-    if "FileNotFoundError" in text or "ConnectionRefusedError" in text:
-        return ABSENT
-    if "PermissionError" in text:
-        return "this user may not use the Docker engine (group docker)"
-    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -9,10 +9,11 @@ from pathlib import Path
 import docker
 from docker.errors import APIError
 
+from daemons.common.engine import EngineAway
 from daemons.common.log import Log
-from daemons.runner.executors.engine import Engine, EngineAway
+from daemons.common.threads import Threads
+from daemons.runner.executors.engine import Engine
 from daemons.runner.folders import STREAM_FILES
-from daemons.runner.threads import Threads
 from hakuriver.wire import Stream
 
 log = Log("enginelogs")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.folders import folder_of
 from daemons.runner.forkserver import ForkServer
 from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, TryLater
 from daemons.runner.shim.fence import ORDER, RECORD, has_claim
 from daemons.runner.shim.status import read_status
-from daemons.runner.threads import Threads
 
 log = Log("fences")
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0

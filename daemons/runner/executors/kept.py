@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from daemons.common.threads import Threads
 from daemons.runner import binding
 from daemons.runner.environment import Account, process_variables
 from daemons.runner.folders import prepare
@@ -23,7 +24,6 @@ from daemons.runner.keepers import Keepers, Line, Reply
 from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, End, Handle, TryLater, Work, limit_order
 from daemons.runner.shim.status import Status
-from daemons.runner.threads import Threads
 from hakuriver.errors import Conflict, Unreachable, UsageError
 from hakuriver.wire import NumaFacts
 

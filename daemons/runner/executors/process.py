@@ -6,13 +6,13 @@ import os
 from typing import Any
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.cgroups import Groups
 from daemons.runner.executors.kept import Kept, Place
 from daemons.runner.forkserver import ForkServer
 from daemons.runner.keepers import Line
 from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, Work
-from daemons.runner.threads import Threads
 from hakuriver.errors import UsageError
 
 log = Log("process")

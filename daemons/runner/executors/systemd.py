@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.executors.kept import Kept, Place
 from daemons.runner.executors.units import Refused, Silent, Unit, Units
 from daemons.runner.folders import folder_of, take_claim
@@ -27,7 +28,6 @@ from daemons.runner.shim.claim import write_never_ran
 from daemons.runner.shim.proc import boottime
 from daemons.runner.shim.status import read_status, store_status
 from daemons.runner.shim.unit import REFUSAL
-from daemons.runner.threads import Threads
 from hakuriver.errors import CannotFit, Unreachable
 from hakuriver.wire import AttemptSpec
 

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daemons.common.threads import Threads
 from daemons.runner.probes.engines import Systemd, user_environment
-from daemons.runner.threads import Threads
 
 PATIENCE = 10.0  # seconds in which systemd must answer
 _SHOWN = ("LoadState", "ActiveState", "MainPID", "Result")

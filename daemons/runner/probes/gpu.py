@@ -13,12 +13,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from daemons.common.log import Log
+from daemons.common.threads import Threads
 from daemons.runner.model import Attempt
 from daemons.runner.probes import pci
 from daemons.runner.probes.helper import NO_ANSWER, Helper, NoDriver
 from daemons.runner.probes.nvml import Device
 from daemons.runner.probes.owners import Owners, foreign, is_mps_server
-from daemons.runner.threads import Threads
 from hakuriver.wire import GpuFacts, GpuProcess, GpuUsage
 
 log = Log("gpu")

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from daemons.common.threads import Threads
 from daemons.runner.model import Executor
 from daemons.runner.offer import Offer
 from daemons.runner.probes import system
 from daemons.runner.probes.gpu import Gpus
-from daemons.runner.threads import Threads
 from hakuriver import __version__
 from hakuriver.wire import Executor as ExecutorName
 from hakuriver.wire import NodeFacts, NodeUsage, NumaFacts

@@ -6,10 +6,13 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from typing import Any
 
 from daemons.runner.shim.proc import boot_id
 from daemons.runner.shim.status import Status, store_status
+
+INHERITANCE = 10.0  # seconds in which a task that was just forked has let go of the folder
 
 
 class CannotStart(Exception):
@@ -25,6 +28,18 @@ def open_attempt(attempts: int, name: str) -> int:
         os.close(folder)
         raise
     return folder
+
+
+def inherit_attempt(attempts: int, name: str) -> int:
+    """The same for one whose shim was killed: its task may hold the folder until it executes."""
+    give_up = time.monotonic() + INHERITANCE
+    while True:
+        try:
+            return open_attempt(attempts, name)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(0.005)
 
 
 def read_order(folder: int, name: str = "order.json") -> dict[str, Any]:

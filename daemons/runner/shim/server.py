@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from daemons.runner.shim.claim import open_attempt, read_order, write_never_ran
+from daemons.runner.shim.claim import INHERITANCE, open_attempt, read_order, write_never_ran
 from daemons.runner.shim.fence import stand
 from daemons.runner.shim.keeper import Keeper
 from daemons.runner.shim.life import live
@@ -42,6 +42,7 @@ class Server:
         self._fallen: dict[str, float] = {}  # attempt whose fence was killed → when it gets another
         self._adopted: dict[str, Keeper] = {}
         self._strays: dict[int, tuple[int, float]] = {}
+        self._left: dict[str, float] = {}  # attempt whose shim was killed → until when its task may hold it
         self._open()
         wake_on_child(self._selector)
 
@@ -59,16 +60,20 @@ class Server:
         idle_since = time.monotonic()
         while True:
             now = time.monotonic()
-            if self._clients.buffers or self._shims or self._adopted or self._fences or self._fallen:
+            if self._busy():
                 idle_since = now
             elif now - idle_since >= IDLE and self._close():
                 return
             self._replace_fences(now)
             ticks = [keeper.tick(now) for keeper in self._adopted.values()]
-            due = min([now + 1.0, *ticks, *self._fallen.values()])
+            due = min([now + (0.01 if self._left else 1.0), *ticks, *self._fallen.values()])
             self._adopted = {name: keeper for name, keeper in self._adopted.items() if not keeper.done}
             wait_for(self._selector, due)
             self._reap()
+
+    def _busy(self) -> bool:
+        kept = self._shims or self._left or self._adopted or self._fences or self._fallen
+        return bool(self._clients.buffers or kept)
 
     def _close(self) -> bool:
         """Stop listening unless somebody came in the last moment. A client counts on us only after hello."""
@@ -89,7 +94,7 @@ class Server:
         elif message.get("op") in ("start", "fence"):
             self._start(client, name, fence=message["op"] == "fence")
         elif message.get("op") == "adopt":
-            say(client, {"adopted": name in self._shims.values() or self._adopt(name)})
+            say(client, {"adopted": name in self._shims.values() or self._try_to_adopt(name)})
 
     # ---- shims and fences
 
@@ -139,18 +144,16 @@ class Server:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        dead: list[str] = []
         for pid, raw in reap():
             if pid in self._shims:
-                dead.append(self._shims.pop(pid))
+                self._left[self._shims.pop(pid)] = now + INHERITANCE
             elif pid in self._fences:
                 fallen, since = self._fences.pop(pid)
                 if raw:
                     self._fallen[fallen] = max(now, since + FENCE_PAUSE)
             else:
                 self._strays[pid] = (raw, now)
-        for name in dead:
-            self._adopt(name)
+        self._left = {name: until for name, until in self._left.items() if not self._inherit(name, until)}
         for keeper in self._adopted.values():
             if keeper.pid in self._strays and keeper.status["phase"] == "started":
                 keeper.reaped(self._strays.pop(keeper.pid)[0])
@@ -165,12 +168,28 @@ class Server:
                 self._fences[pid] = (name, now)
                 del self._fallen[name]
 
+    def _inherit(self, name: str, until: float) -> bool:
+        """Adopt what a shim left; False while its task, which has not executed yet, holds the folder."""
+        try:
+            self._adopt(name)
+        except BlockingIOError:
+            return time.monotonic() >= until
+        return True
+
+    def _try_to_adopt(self, name: str) -> bool:
+        try:
+            return self._adopt(name)
+        except BlockingIOError:
+            return False  # a shim of another fork server holds it
+
     def _adopt(self, name: str) -> bool:
-        """Keep an attempt that lost its shim; False when a shim of another fork server still holds it."""
+        """Keep an attempt that lost its shim, unless it ended; raises BlockingIOError while it is held."""
         if name in self._adopted:
             return True
         try:
             folder = open_attempt(self._attempts, name)
+        except BlockingIOError:
+            raise
         except OSError:
             return False
         status = read_status(folder)

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from daemons.runner.shim.binding import bind
+from daemons.runner.shim.status import read_status
 
 _APART = {"net": "network", "pid": "process tree"}
 _PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4
@@ -27,8 +28,9 @@ def become_task(folder: int, order: dict[str, Any], go: int, errors: int, stdin:
         _forget_signals()
         step = "open the logs"
         streams = _open_streams(folder, stdin)
-        if os.read(go, 1) != b"g":
+        if os.read(go, 1) != b"g" and not _is_recorded(folder):
             os._exit(125)
+        os.close(folder)  # whoever takes over from a shim that was killed needs its lock
         for target, each in enumerate(streams):
             os.dup2(each, target)
         step = "enter the cgroup"
@@ -49,8 +51,16 @@ def become_task(folder: int, order: dict[str, Any], go: int, errors: int, stdin:
         code, text = _execute(order["argv"], order["env"])
     except OSError as error:
         text = f"can't {step}: {error.strerror}"
-    os.write(errors, json.dumps({"code": code, "text": text[:500]}).encode())
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with contextlib.suppress(BrokenPipeError):  # the shim was killed: the exit code says it, too
+        os.write(errors, json.dumps({"code": code, "text": text[:500]}).encode())
     os._exit(code or 126)
+
+
+def _is_recorded(folder: int) -> bool:
+    """Whether the shim, which was killed, had stored this process: then it may go on, and has a keeper."""
+    status = read_status(folder)
+    return status is not None and status.get("pid") == os.getpid() and status["phase"] == "started"
 
 
 def _forget_signals() -> None:

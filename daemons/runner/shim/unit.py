@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from daemons.runner.shim.claim import CannotStart, open_attempt, read_order, write_never_ran
+from daemons.runner.shim.claim import CannotStart, inherit_attempt, read_order, write_never_ran
 from daemons.runner.shim.keeper import Keeper
 from daemons.runner.shim.launch import launch
 from daemons.runner.shim.life import keep, take
@@ -76,7 +76,7 @@ def _refuse(attempts: int, name: str, reason: str) -> int:
 
 def _take_over(attempts: int, name: str) -> int:
     """Keep an attempt that lost its shim, with all that the shim had started: that is this process's now."""
-    folder = open_attempt(attempts, name)
+    folder = inherit_attempt(attempts, name)
     status = read_status(folder)
     if status is None:
         return 1  # the claim wasn't taken, or nothing could be stored: the runner sees which

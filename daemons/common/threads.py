@@ -43,7 +43,8 @@ class Threads:
         return await self.call_within(TIMEOUT, partial(function, *args, **kwargs))
 
     async def call_within(self, timeout: float, function: Callable[[], T]) -> T:
-        return await asyncio.wait_for(asyncio.wrap_future(self.submit(function)), timeout)
+        async with asyncio.timeout(timeout):
+            return await asyncio.wrap_future(self.submit(function))
 
     def close(self) -> None:
         """End the threads when they are done; what hangs is not waited for."""
@@ -62,7 +63,12 @@ def _run(function: Callable[[], Any], future: Future[Any]) -> None:
         future.set_result(result)
 
 
-async def until(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, at most so long."""
+async def until(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, at most so long (None: for ever).
+
+    Not ``asyncio.wait_for``: before Python 3.12 it forgets a cancellation that comes together with the event,
+    and a loop that was cancelled once would run for ever.
+    """
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,0 +1,27 @@
+"""Shells and commands in environment containers, over a WebSocket."""
+
+from __future__ import annotations
+
+from starlette.websockets import WebSocket
+
+from daemons.common.engine import EngineAway
+from daemons.common.web import Principal, Socket
+from daemons.host.environments.containers import Containers
+from daemons.host.environments.sessions import Sessions
+from hakuriver.environments import check_name
+from hakuriver.errors import Unreachable
+
+
+def sockets(sessions: Sessions, containers: Containers) -> dict[str, Socket]:
+    """WebSocket handlers by route name."""
+
+    async def exec_(socket: WebSocket, principal: Principal) -> None:
+        name = check_name(socket.path_params["name"])
+        try:
+            await containers.require(name)
+        except EngineAway as error:
+            raise Unreachable(str(error), hint="start the Docker engine of the host") from error
+        await socket.accept()
+        await sessions.serve(socket, principal.subject, name)
+
+    return {"exec": exec_}
