@@ -15,7 +15,7 @@ up: setup
 
 test: setup
 	@.ci/lab || true
-	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 4 --dist loadfile $(ARGS)
 
 # On a machine with a real NVIDIA driver; nothing else is needed, no Docker.
 test-gpu: setup

@@ -84,6 +84,21 @@ def _container(text: str) -> str:
         raise ValueError(error.message) from None
 
 
+_PART = environments.NAME_PATTERN
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_IMAGE = re.compile(
+    rf"(?:{_LABEL}(?:\.{_LABEL})*(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?|sha256:[0-9a-f]{12,64}"
+)
+
+
+def _image(text: str) -> str:
+    """Nothing else: it becomes a part of an address of the engine's API."""
+    if not _IMAGE.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is not the name of an image")
+    return text
+
+
 Text = Annotated[str, AfterValidator(_no_nul)]
 Argument = Annotated[str, StringConstraints(max_length=MAX_ARGUMENT), AfterValidator(_no_nul)]
 Command = Annotated[list[Argument], Field(min_length=1, max_length=MAX_ARGUMENTS)]
@@ -94,7 +109,8 @@ AbsolutePath = Annotated[
 ]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9._-]{0,62}$")]
 Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:=-]{0,62}$")]
-ImageRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
+ImageRef = Annotated[str, StringConstraints(max_length=255), AfterValidator(_image)]
+"""``[HOST[:PORT]/]NAME[:TAG][@DIGEST]`` as registries have it, or an image's id."""
 ContainerName = Annotated[str, StringConstraints(max_length=80), AfterValidator(_container)]
 """``ENV``, ``ENV@VERSION`` or ``NULL``."""
 EnvironmentName = Annotated[str, AfterValidator(_environment)]

@@ -180,6 +180,8 @@ def _outcome(each: dict[str, Any], route: str) -> str:
     if route != "delete":
         return output.paint(each["container"], _STYLES.get(each["container"], ""))
     left = each["versions"]
+    if not left:
+        return "deleted"
     return f"container deleted, {left} version{'' if left == 1 else 's'} kept"
 
 

@@ -13,8 +13,8 @@ from hakuriver.cli import env, output, several
 from hakuriver.cli.commands import Verb
 from hakuriver.cli.context import Context
 from hakuriver.cli.parsing import typed
-from hakuriver.cli.progress import SILENCE, Progress, error_of, follow, lines
-from hakuriver.errors import HakuRiverError, Internal, NotFound, UsageError
+from hakuriver.cli.progress import SILENCE, Progress, broken_off, error_of, follow, lines
+from hakuriver.errors import HakuRiverError, NotFound, UsageError
 from hakuriver.paths import host_path
 
 
@@ -80,7 +80,7 @@ def import_tar(context: Context, options: argparse.Namespace) -> int:
                         return _packed(context, line)
         finally:
             upload.progress.clear()
-    raise Internal("the host ended its answer early", hint=f"hakuriver env versions {name} shows what it has")
+    raise broken_off()
 
 
 def _opened(source: Path) -> BinaryIO:

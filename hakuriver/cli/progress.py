@@ -12,7 +12,7 @@ from typing import Any
 from hakuriver import units
 from hakuriver.cli import output
 from hakuriver.cli.context import Context
-from hakuriver.errors import HakuRiverError, Internal, from_json
+from hakuriver.errors import HakuRiverError, Unreachable, from_json
 
 SILENCE = 60.0
 """Seconds between two lines (the host says something every few); the host checks a whole upload meanwhile."""
@@ -101,7 +101,14 @@ def follow(
         raise
     finally:
         progress.clear()
-    raise Internal("the host ended its answer early", hint="hakuriver env list shows what became of it")
+    raise broken_off()
+
+
+def broken_off() -> Unreachable:
+    """The host ended its answer before it was done: it was stopped or killed."""
+    return Unreachable(
+        "the host ended its answer early", hint="hakuriver env list shows what became of it once it is back"
+    )
 
 
 def error_of(line: dict[str, Any]) -> HakuRiverError:

@@ -58,6 +58,8 @@ def exec_(context: Context, options: argparse.Namespace) -> int:
         raise UsageError(
             "env exec needs a command", hint=f"hakuriver env exec {options.environment} -- COMMAND"
         )
+    if options.tty and options.interactive and not is_terminal(0):
+        raise UsageError("-t with -i needs a terminal as standard input", hint="leave out -t to feed a pipe")
     return _attend(context, options, terminal=options.tty, forward=options.interactive)
 
 

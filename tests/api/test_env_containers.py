@@ -15,9 +15,11 @@ from docker.models.containers import Container
 
 from daemons.common.engine import LABEL_CLUSTER
 from daemons.host.environments import containers as module
-from daemons.host.environments import default
+from daemons.host.environments import default, upkeep
 from daemons.host.environments.containers import LABEL_ENVIRONMENT, restoring
-from hakuriver.errors import Conflict, HakuRiverError, NotFound, Unreachable, from_json
+from daemons.host.environments.images import load
+from daemons.host.environments.work import Work
+from hakuriver.errors import Conflict, HakuRiverError, Internal, NotFound, Unreachable, from_json
 from hakuriver.paths import host_path
 from hakuriver.terminal import Ended, Opening, Session
 from tests import images
@@ -57,6 +59,16 @@ class Lab:
         if lines[-1]["type"] == "error":
             raise from_json(500, lines[-1])
         return lines
+
+    async def remove(self, name: str, version: int) -> Line:
+        path = host_path("remove-version", name=name, version=version)
+        found: Line = await self.running.user.request("DELETE", path, timeout=30)
+        return found
+
+    async def rollback(self, name: str, version: int | None = None) -> Line:
+        body = {"version": version}
+        found: Line = await self.running.user.request("POST", host_path("rollback", name=name), body=body)
+        return found
 
     async def act(self, verb: str, name: str) -> Any:
         method = "DELETE" if verb == "delete" else "POST"
@@ -224,10 +236,29 @@ async def test_an_environment_like_a_container_that_stays_as_it_is(lab: Lab, bus
             "those of the image, not of the container"
         )
         assert not lab.engine.api.images(filters={"reference": "hakuriver/lab-a"}), "no name is left"
+        await lab.act("delete", "lab-a")
+        with pytest.raises(ImageNotFound):
+            lab.engine.images.get(facts["Image"])
+        assert lab.engine.images.get(busybox)
         with pytest.raises(NotFound, match="no container nothing"):
             await lab.adopt("lab-b", "nothing")
     finally:
         origin.remove(force=True)
+
+
+async def test_an_id_that_means_several_containers_is_refused(
+    lab: Lab, engine: docker.DockerClient, busybox: str
+) -> None:
+    made = [engine.containers.create(busybox, "true")]
+    try:
+        while not (twice := [one for one in made[:-1] if str(one.id)[0] == str(made[-1].id)[0]]):
+            made.append(engine.containers.create(busybox, "true"))
+        with pytest.raises(HakuRiverError, match="Multiple IDs") as refused:
+            await lab.adopt("lab-a", str(twice[0].id)[0])
+        assert not isinstance(refused.value, Internal)
+    finally:
+        for each in made:
+            each.remove()
 
 
 def test_a_commit_puts_back_what_the_image_says() -> None:
@@ -272,16 +303,81 @@ async def test_a_new_container_from_the_current_version(lab: Lab, busybox: str) 
     assert (await lab.view("lab-a"))["base"] == busybox
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+async def test_an_image_goes_with_the_last_that_needs_it(lab: Lab, busybox: str, loaded: bool) -> None:
+    await lab.create("lab-a", busybox)
+    lab.inside("lab-a", "echo one > /root/file")
+    one = (await lab.pack("lab-a"))[-1]["version"]
+    lab.inside("lab-a", "echo two > /root/file")
+    two = (await lab.pack("lab-a"))[-1]["version"]
+    await lab.act("delete", "lab-a")
+    await lab.rollback("lab-a")
+    if loaded:
+        for tag in ("base", one["version"]):
+            lab.engine.images.remove(f"hakuriver/lab-a:{tag}")
+    await lab.create("lab-a")
+    assert lab.inside("lab-a", "cat /root/file") == "one\n"
+    await lab.rollback("lab-a", two["version"])
+    await lab.remove("lab-a", one["version"])
+    assert lab.engine.images.get(one["image"]), "its container uses it"
+    await lab.act("delete", "lab-a")
+    with pytest.raises(ImageNotFound):
+        lab.engine.images.get(one["image"])
+    assert set(lab.engine.images.get(two["image"]).tags) == {
+        f"hakuriver/lab-a:{two['version']}",
+        "hakuriver/lab-a:base",
+    }
+
+
+async def test_a_version_whose_image_the_engine_refuses(lab: Lab, busybox: str) -> None:
+    await lab.create("lab-a", busybox)
+    await lab.pack("lab-a")
+    await lab.act("delete", "lab-a")
+    await lab.running.host.store.write(
+        lambda tx: tx.connection.exec_driver_sql("UPDATE environment_version SET image = 'No:Such:Image'")
+    )
+    with pytest.raises(HakuRiverError, match="invalid reference format") as refused:
+        await lab.create("lab-a")
+    assert not isinstance(refused.value, Internal)
+
+
+async def test_a_tarball_that_vanished_is_not_the_engines_fault(lab: Lab, tmp_path: Path) -> None:
+    at_work = Work("create", "someone", lambda: None)
+    with pytest.raises(NotFound, match=r"gone\.tar is missing"):
+        await load(lab.running.host.environments.engine, at_work, tmp_path / "gone.tar")
+
+
+async def test_one_without_a_container_has_none_to_delete(lab: Lab, busybox: str) -> None:
+    await lab.create("lab-a", busybox)
+    await lab.pack("lab-a")
+    await lab.act("delete", "lab-a")
+    with pytest.raises(NotFound, match="has no container"):
+        await lab.act("delete", "lab-a")
+    await lab.create("lab-b", busybox)
+    lab.container("lab-b").remove(force=True)
+    assert (await lab.act("delete", "lab-b"))["container"] == "missing"
+    with pytest.raises(NotFound, match="there is no environment lab-b"):
+        await lab.act("delete", "lab-b")
+
+
 async def test_an_engine_that_goes_and_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = OwnEngine().start()
     monkeypatch.setenv("DOCKER_HOST", own.url)
     monkeypatch.setattr(module, "POLL", 0.05)
+    monkeypatch.setattr(upkeep, "ENGINE_SECONDS", 0.05)
+    monkeypatch.setattr(default, "NOTICE", 0.05)
+    monkeypatch.setattr(default, "LOOK", 600.0)
+    flags = {
+        "docker.initial_base_image": "hakuriver-test/never-brought:1",
+        "docker.default_container_name": "lab-default",
+    }
     try:
         with contextlib.closing(own.client) as client:
             image = images.busybox(client)
-        async with running_host(tmp_path) as running:
+        async with running_host(tmp_path, flags=flags) as running:
             lab = await Lab(running, own.client).ready()
             await lab.create("lab-a", image)
+            await eventually(lambda: _problem(running))
             session = Session(lambda: (running.url, running.tokens.user), "lab-a", Opening())
             await session.start()
             own.stop(9)
@@ -293,6 +389,10 @@ async def test_an_engine_that_goes_and_comes(tmp_path: Path, monkeypatch: pytest
             for act in (lab.create("lab-b", image), lab.act("stop", "lab-a"), lab.adopt("lab-b", "x")):
                 with pytest.raises(Unreachable, match="engine"):
                     await act
+            with pytest.raises(Unreachable, match=r"no Docker engine runs here$"):
+                await lab.act("delete", "lab-a")
+            await eventually(lambda: not _problem(running))
+            assert "--container NULL" in (await lab.view("lab-default"))["problem"]
             own.start()
             await lab.until("lab-a", container="stopped")
     finally:
@@ -341,13 +441,14 @@ def _problem(running: Running) -> str:
 
 async def test_no_engine_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    async with running_host(tmp_path, flags={"docker.default_container_name": "lab-default"}) as running:
+    flags = {"docker.initial_base_image": "any:1", "docker.default_container_name": "lab-default"}
+    async with running_host(tmp_path, flags=flags) as running:
         lab = Lab(running, docker.DockerClient(f"unix://{tmp_path}/none.sock", version="1.41"))
-
-        async def told() -> bool:
-            return "--container NULL" in (await lab.view("lab-default"))["problem"]
-
-        await eventually(told)
+        found = await lab.until("lab-default", container="unknown", versions=0)
+        assert "--container NULL" in found["problem"]
+        for route in ("versions", "rollback"):
+            method = "GET" if route == "versions" else "POST"
+            with pytest.raises(NotFound, match="lab-default was not made yet: no Docker engine"):
+                await running.user.request(method, host_path(route, name="lab-default"))
         with pytest.raises(Unreachable, match="no Docker engine"):
             await lab.create("lab-a", "any:1")
-        assert (await lab.view("lab-default"))["container"] == "unknown"

@@ -222,6 +222,19 @@ async def test_the_newest_are_kept_and_those_that_tasks_need(
         assert first not in await work.versions()
 
 
+async def test_what_was_imported_just_now_is_kept_although_there_are_newer_ones(
+    tmp_path: Path, engine: docker.DockerClient, saved: bytes
+) -> None:
+    async with working(tmp_path, engine, docker_keep_versions=2) as work:
+        newer = [(await work.take(saved))["version"] for _ in range(2)]
+        older = await work.take(saved, f"{work.name}-1500000000.tar")
+        assert (older["version"], older["current"]) == (1500000000, False)
+        assert await work.versions() == [*reversed(newer), 1500000000]
+        assert work.files() == work.names(*newer, 1500000000)
+        newest = (await work.take(saved))["version"]
+        assert await work.versions() == [newest, newer[1]]
+
+
 async def test_the_current_version_stays_unless_nobody_needs_any(work: Work, saved: bytes) -> None:
     old, new = [(await work.take(saved))["version"] for _ in range(2)]
     with pytest.raises(errors.Conflict) as refused:
@@ -325,6 +338,9 @@ async def test_an_upload_that_breaks_off_is_never_a_version(work: Work, saved: b
     writer.write(head.encode() + saved)  # all of the image, and more was promised
     await writer.drain()
     await eventually(lambda: work.running.host.environments.works.names() == [work.name])
+    for act in (work.ask("DELETE", "remove-version", version=1), work.ask("DELETE", "delete")):
+        with pytest.raises(errors.Conflict, match="is being imported"):
+            await act
     writer.close()
     await eventually(lambda: not work.running.host.environments.works.names())
     assert work.files() == set()

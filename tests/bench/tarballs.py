@@ -24,7 +24,8 @@ def image(mebibytes: int) -> Iterator[bytes]:
     layer = hashlib.sha256()
     for _ in range(mebibytes):
         layer.update(PIECE)
-    config = json.dumps({"rootfs": {"diff_ids": [f"sha256:{layer.hexdigest()}"]}}).encode()
+    rootfs = {"diff_ids": [f"sha256:{layer.hexdigest()}"]}
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
     name = f"{hashlib.sha256(config).hexdigest()}.json"
     manifest = json.dumps([{"Config": name, "RepoTags": ["x:1"], "Layers": ["1/layer.tar"]}]).encode()
     yield _header("1/layer.tar", mebibytes * len(PIECE))

@@ -44,6 +44,7 @@ def packed(cluster: Cluster, use: Tmux, name: str, note: str) -> int:
     """Pack it with the keyboard; returns the version."""
     before = {each["version"] for each in cluster.ok("env", "versions", name)}
     use.type("p")
+    use.sees("what is new?", "enter done")
     line(use, note)
     until(lambda: len(cluster.ok("env", "versions", name)) > len(before), "another version")
     (made,) = (each for each in cluster.ok("env", "versions", name) if each["version"] not in before)
@@ -76,7 +77,9 @@ def test_from_an_image_to_a_task_and_back(own_cluster: Cluster, shell: Tmux, nam
     line(use, f"{busybox}")
     use.sees(f"{name}: its container runs", "● running", "never packed")
 
-    line(use, f"/{name}")  # a fresh cluster may be making its default environment, too
+    use.type("/")
+    use.sees("enter done")
+    line(use, name)  # a fresh cluster may be making its default environment, too
     use.sees(f"/{name}")
     use.type("s")
     use.sees(f"Shell in {name} connected", "/ #")

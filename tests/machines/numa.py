@@ -11,7 +11,7 @@ from typing import Any
 from tests.machines.guest import RESULT
 from tests.runner.peer import Host, Runner
 
-SLOW = 120.0  # seconds: every instruction is emulated
+SLOW = 300.0  # seconds: every instruction is emulated
 TOUCH = """
 import json, os, re
 data = bytearray(48 << 20)

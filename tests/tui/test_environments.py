@@ -162,6 +162,7 @@ async def test_start_stop_and_delete_which_asks() -> None:
     async with using(*LAB) as use:
         await use.press("4", "g", "o")
         await use.sees("started: bare")
+        await until(lambda: any("bare" in line and "● running" in line for line in use.text.splitlines()))
         await use.press("o")
         await use.sees("stopped: bare", "○ stopped")
         await use.press("X")

@@ -65,3 +65,26 @@ def test_what_makes_no_sense_is_refused_at_the_edge(body: dict[str, object]) -> 
     message = wire.clear_message(caught.value.errors())
     assert "\n" not in message
     json.dumps(message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("busybox", "python:3.12-slim", "ghcr.io/a/b:c", "localhost:5000/x/y@sha256:" + "a" * 64),
+        *("127.0.0.1:4321/x:1", "sha256:" + "b" * 64, "hakuriver/torch:base", "a/b_c/d--e:V1"),
+    ],
+)
+def test_names_of_images(name: str) -> None:
+    assert wire.SubmitRequest(command=["a"], image=name).image == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a/../../containers/x", "UPPER:1", "a//b", "/a", "a:", "a/./b", ".a", "a b", "-x", "a/..", "x\n"),
+        *("x@sha256:12", "", "a" * 256, "a?b", "a%2e"),
+    ],
+)
+def test_what_is_no_name_of_an_image(name: str) -> None:
+    with pytest.raises(ValidationError):
+        wire.SubmitRequest(command=["a"], image=name)

@@ -9,31 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import hashlib
 import json
 import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from daemons.host.environments.sums import GZIP, ZSTD, Sums
 from hakuriver.errors import UsageError
 
 PIECE = 2**20
 MAX_ENTRIES = 10_000
+"""Headers, those that only lengthen another's name among them."""
+MAX_EXTENSION = 8 * 2**10
+"""Bytes of such a header: tarfile keeps them, and searches them with an expression of quadratic cost."""
+MAX_CHAINED = 8
+MAX_NAME = 1024
+MAX_SIZE = 2**50
 MAX_HELD = 32 * 2**20
 """Bytes of configs and lists that are kept in memory."""
 _SMALL = 4 * 2**20
 _REWRITTEN = ("manifest.json", "index.json", "oci-layout")
 _DROPPED = ("repositories",)
+_ROOTS = frozenset({".dockerenv", "bin", "boot", "dev", "etc", "proc", "usr", "var"})
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _CONFIG = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?")
 _BLOB = re.compile(r"blobs/sha256/([0-9a-f]{64})")
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
-_OTHERS = {_ZSTD: "zstd", b"\xfd7zX": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
+_OTHERS = {ZSTD: "zstd", b"\xfd7zX": "xz", b"BZh": "bzip2", b"PK\x03\x04": "zip"}
 
 Write = Callable[[bytes], object]
 
@@ -50,22 +56,26 @@ class BadTarball(UsageError):
     code = "bad_tarball"
 
 
-def copy_image(source: Source, write: Write) -> str:
-    """Copy the tarball of one image without its names, gunzipped; returns the image's id (``sha256:…``).
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The image of a tarball: its id (``sha256:…``), and the machines it is for (``linux/amd64``)."""
+
+    image: str
+    platform: str
+
+
+def copy_image(source: Source, write: Write) -> Copied:
+    """Copy the tarball of one image without its names, gunzipped.
 
     What ``write`` got is an image only when this returns. Raises BadTarball, and what ``source`` and
     ``write`` raise.
     """
-    plain = _plain(_Peeked(source))
+    contents = _Contents(write)
     try:
-        with tarfile.open(fileobj=plain, mode="r|", bufsize=PIECE) as tar:  # type: ignore[call-overload]
-            contents = _Contents(write)
-            for count, entry in enumerate(tar):
-                if count >= MAX_ENTRIES:
-                    raise BadTarball(f"it has more than {MAX_ENTRIES} files, as no image has")
-                contents.take(entry, tar.extractfile(entry) if entry.type in _FILES else None)
-    except (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise BadTarball(f"it isn't a whole tar file: {error}", hint="was it cut, or changed?") from error
+        for entry, file in _entries(_Limited(_plain(_Peeked(source)))):
+            contents.take(entry, file)
+    except _BROKEN as error:
+        raise _broken(error) from error
     found = contents.check()
     contents.finish()
     return found
@@ -73,6 +83,79 @@ def copy_image(source: Source, write: Write) -> str:
 
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _LINKS = (tarfile.SYMTYPE, tarfile.LNKTYPE)
+_EXTENSIONS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_BROKEN = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError)
+_HOLES = "it has a file with holes, or of a size that no image has"
+
+
+def _broken(error: Exception) -> BadTarball:
+    return BadTarball(f"it isn't a whole tar file: {_shown(str(error))}", hint="was it cut, or changed?")
+
+
+class _Limited:
+    """A source that gives ``left`` bytes and then refuses: whatever tarfile makes of headers, it can't eat
+    more than that between two files."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.left = 2 * PIECE
+
+    def read(self, size: int = -1, /) -> bytes:
+        found = self._source.read(size)
+        self.left -= len(found)
+        if self.left < 0:
+            raise BadTarball("it has more between two files than any image's tarball has")
+        return found
+
+
+class _Tar(tarfile.TarFile):
+    """Counts its headers."""
+
+    members: list[tarfile.TarInfo]
+    headers = 0
+    chained = 0
+
+    def count(self, kind: bytes, size: int) -> None:
+        """Refuse a header before anything of what it announces is read."""
+        self.headers += 1
+        if self.headers > MAX_ENTRIES:
+            raise BadTarball(f"it has more than {MAX_ENTRIES} files, as no image has")
+        if size < 0 or kind == tarfile.GNUTYPE_SPARSE:
+            raise BadTarball(_HOLES)
+        self.chained = self.chained + 1 if kind in _EXTENSIONS else 0
+        if self.chained > MAX_CHAINED or (self.chained and size > MAX_EXTENSION):
+            raise BadTarball("it has a file whose name or header is longer than any image's")
+
+
+class _Entry(tarfile.TarInfo):
+    """``_proc_member`` is where tarfile lets a subclass look at each header, before it reads on."""
+
+    def _proc_member(self, tar: _Tar) -> tarfile.TarInfo:
+        tar.count(self.type, self.size)
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return found
+
+
+def _entries(source: _Limited) -> Iterator[tuple[tarfile.TarInfo, Source | None]]:
+    """Each entry, and what is in it where it is a file. tarfile's own parser trips over odd headers in more
+    ways than it says, hence the long list; what happens to an entry elsewhere isn't caught here."""
+    try:
+        tar: _Tar = _Tar.open(  # type: ignore[call-overload]
+            fileobj=source, mode="r|", bufsize=PIECE, tarinfo=_Entry
+        )
+        while (entry := tar.next()) is not None:
+            if not 0 <= entry.size < MAX_SIZE or entry.issparse():
+                raise BadTarball(_HOLES)
+            source.left = entry.size + 2 * PIECE
+            yield entry, tar.extractfile(entry) if entry.type in _FILES else None
+            source.left = 2 * PIECE
+            tar.members.clear()  # it would keep them all, each with its own copy of such headers
+            tar.pax_headers = {}
+    except (*_BROKEN, ValueError, LookupError, OverflowError, RecursionError) as error:
+        raise _broken(error) from error
 
 
 class _Peeked:
@@ -95,48 +178,9 @@ def _plain(peeked: _Peeked) -> Source:
     for magic, name in _OTHERS.items():
         if peeked.head.startswith(magic):
             raise BadTarball(f"it is compressed with {name}", hint="unpack it first, or use gzip")
-    if peeked.head.startswith(_GZIP):
+    if peeked.head.startswith(GZIP):
         return gzip.GzipFile(fileobj=peeked, mode="rb")  # type: ignore[call-overload,no-any-return]
     return peeked
-
-
-class _Hash:
-    """The sha256 of bytes, and of what they are when gunzipped, where they are gzip."""
-
-    def __init__(self) -> None:
-        self._whole = hashlib.sha256()
-        self._unpacked: Any = None
-        self._stream: Any = None
-        self._first = True
-        self.opaque = False
-        """Whether they are compressed in a way that we can't undo."""
-
-    def update(self, piece: bytes) -> None:
-        self._whole.update(piece)
-        if self._first and piece:
-            self._first, self.opaque = False, piece.startswith(_ZSTD)
-            if piece.startswith(_GZIP):
-                self._unpacked, self._stream = hashlib.sha256(), zlib.decompressobj(31)
-        if self._stream is not None:
-            self._unpack(piece)
-
-    def _unpack(self, piece: bytes) -> None:
-        while piece:
-            self._unpacked.update(self._stream.decompress(piece, PIECE))
-            piece = self._stream.unconsumed_tail
-            if self._stream.eof:  # several pieces of gzip, one after the other
-                piece = self._stream.unused_data.lstrip(b"\0")
-                self._stream = zlib.decompressobj(31)
-
-    @property
-    def sums(self) -> frozenset[str]:
-        """What these bytes may be called."""
-        found = {self._whole.hexdigest()}
-        return frozenset(found | {self._unpacked.hexdigest()} if self._unpacked is not None else found)
-
-    @property
-    def whole(self) -> str:
-        return self._whole.hexdigest()
 
 
 class _Contents:
@@ -154,8 +198,10 @@ class _Contents:
     def take(self, entry: tarfile.TarInfo, file: Source | None) -> None:
         """Copy an entry, unless it is one that is written anew at the end."""
         name = _inside(entry.name)
+        if name.split("/")[0] in _ROOTS and "manifest.json" not in self._sums:
+            raise _no_image(f"it has {name.split('/')[0]}, as the files of a machine have")
         if name in self._sums or name in self._links:
-            raise BadTarball(f"it has {name} twice")
+            raise BadTarball(f"it has {_shown(name)} twice")
         if file is not None:
             self._file(name, entry.size, file)
         elif entry.type in _LINKS:
@@ -169,7 +215,7 @@ class _Contents:
                 self._dirs.add(name)
                 self._write(_encoded(_header(name, tarfile.DIRTYPE, mode=0o755)))
         else:
-            raise BadTarball(f"it has {name}, which is neither a file nor a folder")
+            raise BadTarball(f"it has {_shown(name)}, which is neither a file nor a folder")
 
     def _file(self, name: str, size: int, file: Source) -> None:
         kept = name not in _REWRITTEN and name not in _DROPPED
@@ -177,12 +223,12 @@ class _Contents:
             raise BadTarball(f"its {name} is larger than any image's")
         if kept:
             self._write(_encoded(_header(name, tarfile.REGTYPE, size)))
-        sums = _Hash()
+        sums = Sums()
         first, left = b"", size
         while left:
             piece = file.read(min(PIECE, left))
             if not piece:
-                raise BadTarball(f"it ends in the middle of {name}", hint="was it cut?")
+                raise BadTarball(f"it ends in the middle of {_shown(name)}", hint="was it cut?")
             left -= len(piece)
             sums.update(piece)
             if size <= _SMALL and (first or piece.lstrip()[:1] in (b"{", b"[")):
@@ -193,7 +239,7 @@ class _Contents:
             self._write(bytes(tarfile.BLOCKSIZE - size % tarfile.BLOCKSIZE))
         blob = _BLOB.fullmatch(name)
         if blob is not None and blob[1] != sums.whole:
-            raise BadTarball(f"its {name} is damaged: the contents aren't what its name says")
+            raise BadTarball(f"its {_shown(name)} is damaged: the contents aren't what its name says")
         self._sums[name] = sums.sums
         if sums.opaque:
             self._opaque.add(name)
@@ -203,8 +249,8 @@ class _Contents:
                 raise BadTarball("it describes itself at a length that no image needs")
             self._small[name] = first
 
-    def check(self) -> str:
-        """The id of the image, once config and layers are what they must be."""
+    def check(self) -> Copied:
+        """The image, once config and layers are what they must be."""
         image = self._image()
         name, layers = image.get("Config"), image.get("Layers")
         layers = [] if layers is None else layers
@@ -213,16 +259,21 @@ class _Contents:
         sha = _CONFIG.fullmatch(posixpath.normpath(name))
         sums = self._sums.get(self._resolve(name), frozenset())
         if sha is None or sha[1] not in sums:
-            raise BadTarball(f"the config {name[:90]} of its image is missing or damaged")
+            raise BadTarball(f"the config {_shown(name)} of its image is missing or damaged")
         config = self._json(self._resolve(name))
-        diffs = config.get("rootfs", {}).get("diff_ids") if isinstance(config, dict) else None
-        diffs = [] if diffs is None else diffs
-        if not isinstance(diffs, list) or len(diffs) != len(layers):
+        rootfs = config.get("rootfs") if isinstance(config, dict) else None
+        diffs = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if not isinstance(diffs, list) or not all(isinstance(each, str) for each in diffs):
+            raise BadTarball("the config of its image names no layers")
+        system, machine = config.get("os"), config.get("architecture")
+        if not isinstance(system, str) or not isinstance(machine, str):
+            raise BadTarball("the config of its image doesn't say for what machines it is")
+        if len(diffs) != len(layers):
             raise BadTarball(f"its image needs {len(diffs)} layers and has {len(layers)}")
         for number, (layer, diff) in enumerate(zip(layers, diffs, strict=True), 1):
-            self._check_layer(str(layer), str(diff), f"layer {number} of {len(layers)}")
+            self._check_layer(str(layer), diff, f"layer {number} of {len(layers)}")
         self._check_index()
-        return f"sha256:{sha[1]}"
+        return Copied(f"sha256:{sha[1]}", _shown(f"{system}/{machine}"))
 
     def _check_layer(self, layer: str, diff: str, which: str) -> None:
         name = self._resolve(layer)
@@ -249,17 +300,17 @@ class _Contents:
             index = self._json("index.json")
             new |= {"index.json": {**index, "manifests": self._listed()[:1]}, "oci-layout": _LAYOUT}
         for name, value in new.items():
-            data = json.dumps(value, separators=(",", ":")).encode()
+            try:
+                data = json.dumps(value, separators=(",", ":")).encode()
+            except RecursionError as error:  # it is nested a little deeper than what was read
+                raise BadTarball(f"its {name} can't be understood") from error
             self._write(_encoded(_header(name, tarfile.REGTYPE, len(data))))
             self._write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
         self._write(bytes(2 * tarfile.BLOCKSIZE))
 
     def _image(self) -> dict[str, Any]:
         if "manifest.json" not in self._sums:
-            raise BadTarball(
-                "it has no manifest.json: it isn't a tarball of an image",
-                hint="make one with docker save IMAGE (docker export writes files, not an image)",
-            )
+            raise _no_image("it has no manifest.json")
         images = self._json("manifest.json")
         if not isinstance(images, list) or not all(isinstance(each, dict) for each in images):
             raise BadTarball("its manifest.json isn't that of an image")
@@ -299,8 +350,22 @@ class _Contents:
         return name
 
 
+def _no_image(why: str) -> BadTarball:
+    return BadTarball(
+        f"{why}: it isn't a tarball of an image",
+        hint="make one with docker save IMAGE (docker export writes files, not an image)",
+    )
+
+
+def _shown(text: str) -> str:
+    """Text from a tarball as it may stand in a message: one line, and no half characters."""
+    return text[:90].encode("unicode_escape").decode("ascii")
+
+
 def _inside(name: str) -> str:
     """A name within the tarball; refuses those that lead out of it."""
+    if len(name) > MAX_NAME or "\0" in name:
+        raise BadTarball(f"its file {_shown(name)} has a name that no image's has")
     if name.startswith("/") or posixpath.normpath(name).split("/")[0] == "..":
         raise BadTarball(f"its file {name[:80]!r} would lie outside of it")
     return posixpath.normpath(name)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,14 @@ from hakuriver.errors import Conflict, NotFound
 log = Log("environments")
 State = Literal["running", "stopped", "missing", "unknown"]
 LABEL_ENVIRONMENT = "hakuriver.environment"
+LABEL_OURS = "hakuriver.image"
+"""On containers whose image we committed or loaded, so that it goes with the last that uses it."""
 ENTRY = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"]
 """Keeps a container up with what every image with a shell has, and ends at once when it is told to."""
 POLL = 3.0
 STOP_TIMEOUT = 5
 _COMMIT = 3600.0
+_REMOVAL = 120.0
 _ALIVE = ("running", "paused", "restarting")
 
 
@@ -46,7 +49,8 @@ class _Found:
 
 
 class Containers:
-    """What there is, from memory; ``changed`` is told of which environment something changed."""
+    """What there is, from memory; ``changed`` is told of which environment something changed, ``named`` tells
+    the names that images of versions must keep."""
 
     def __init__(
         self,
@@ -55,12 +59,15 @@ class Containers:
         settings: Docker,
         shared: Path,
         changed: Callable[[str], None],
+        *,
+        named: Callable[[], Collection[str]],
     ) -> None:
         self._engine = engine
         self._cluster = cluster
         self._settings = settings
         self._shared = shared
         self._changed = changed
+        self._named = named
         self._known: dict[str, _Found] | None = None
         self._asked = 0
         self._answered = 0
@@ -115,17 +122,14 @@ class Containers:
 
     async def require(self, name: str) -> str:
         """The id of a container that must be there; raises NotFound, or EngineAway."""
-        await self.refresh()
-        if self._known is None:
-            raise EngineAway(self._engine.unavailable or "the Docker engine doesn't answer")
-        found = self.id_of(name)
+        found = (await self._look()).get(name)
         if found is None:
             raise NotFound(
                 f"environment {name} has no container",
                 hint=f"hakuriver env create {name} makes one",
                 code="no_container",
             )
-        return found
+        return found.id
 
     async def running(self, name: str) -> str:
         """The same of one that must run; raises Conflict where it doesn't."""
@@ -138,14 +142,17 @@ class Containers:
             )
         return found
 
-    async def create(self, work: Work, name: str, image: str, by: str, *, tarball: Path | None = None) -> str:
+    async def create(
+        self, work: Work, name: str, image: str, by: str, *, ours: bool = False, tarball: Path | None = None
+    ) -> str:
         """Make and start the container; returns the id of its image.
 
-        ``image`` is what somebody named, pulled where it isn't there; with ``tarball``, which was verified,
-        the id of the image in that. Raises Conflict where there is a container, NotFound, Unreachable,
-        StorageFull or EngineAway; nothing is left then.
+        ``image`` is what somebody named, pulled where it isn't there; with ``ours`` the id of a version's, in
+        ``tarball``, which was verified, where the engine doesn't have it. Raises Conflict where there is a
+        container, NotFound, Unreachable, StorageFull or EngineAway; nothing is left then.
         """
         await self._must_be_free(name)
+        found: str | None = None
         try:
             found = await self._local(image)
             if found is None and tarball is not None:
@@ -161,8 +168,10 @@ class Containers:
             if found is None:
                 raise NotFound(f"image {image} is gone as soon as it was pulled", code="no_image")
             work.say("starting the container")
-            await self._make(name, found, by)
+            await self._make(name, found, by, ours=ours or is_ours(image))
         except APIError as error:
+            if ours:  # what was loaded for nothing
+                await self._forget(found)
             raise refusal(error, f"a container of {image}") from error
         finally:
             await self.refresh()
@@ -173,21 +182,23 @@ class Containers:
         await self._must_be_free(name)
         try:
             origin = await self._engine.call(lambda api: api.inspect_container(container))
-            base = await self._engine.call(lambda api: api.inspect_image(origin["Image"]))
         except Absent:
             raise NotFound(
                 f"there is no container {container} on the host", hint="docker ps -a lists them there"
             ) from None
+        except APIError as error:
+            raise refusal(error, f"container {container}") from error
         tag = f"{self._temporary()}{secrets.token_hex(4)}"
         repository = f"{REPOSITORY}/{name}"
         work.say(f"copying container {container}")
-        changes = restoring(base.get("Config") or {})
         try:
+            base = await self._engine.call(lambda api: api.inspect_image(origin["Image"]))
+            changes = restoring(base.get("Config") or {})
             made = await self._engine.stream(
                 lambda api: api.commit(origin["Id"], repository=repository, tag=tag, changes=changes), _COMMIT
             )
             work.say("starting the container")
-            await self._make(name, made["Id"], by)
+            await self._make(name, made["Id"], by, ours=True)
         except APIError as error:
             raise refusal(error, f"a copy of container {container}") from error
         finally:  # the container keeps its image without a name, and nothing else does
@@ -222,29 +233,44 @@ class Containers:
         finally:
             await self.refresh()
 
-    async def delete(self, name: str) -> None:
-        """Remove it with everything in it; versions are none of its business. None there is fine."""
-        await self.refresh()
-        found = self.id_of(name)
-        if found is None and self._known is not None:
-            return
+    async def delete(self, name: str) -> bool:
+        """Remove it with everything in it, and an image of ours that only it used; whether there was one.
+        Versions are none of its business."""
+        found = (await self._look()).get(name)
+        if found is None:
+            return False
         try:
-            await self._engine.call(lambda api: api.remove_container(found, force=True, v=True))
+            image = await self._engine.call(partial(_remove, container=found.id))
+            await self._forget(image)
         except Absent:
             pass
         except APIError as error:
             raise refusal(error, f"the container of environment {name}") from error
         finally:
             await self.refresh()
+        return True
+
+    async def _forget(self, image: str | None) -> None:
+        """Remove an image of ours unless something names or uses it; without an answer it stays."""
+        if image is None:
+            return
+        try:
+            await self._engine.call(partial(_forget, image=image, named=self._named()), _REMOVAL)
+        except (EngineAway, APIError) as error:
+            log.info("image_kept", image=image, why=str(error))
 
     def _temporary(self) -> str:
         return f"adopting-{self._cluster[:8]}-"
 
-    async def _must_be_free(self, name: str) -> None:
+    async def _look(self) -> dict[str, _Found]:
+        """All, as the engine says now; raises EngineAway."""
         await self.refresh()
         if self._known is None:
             raise EngineAway(self._engine.unavailable or "the Docker engine doesn't answer")
-        if name in self._known:
+        return self._known
+
+    async def _must_be_free(self, name: str) -> None:
+        if name in await self._look():
             raise Conflict(
                 f"environment {name} has a container already",
                 hint=f"hakuriver env delete {name} removes it; its versions stay",
@@ -257,15 +283,16 @@ class Containers:
         except Absent:
             return None
 
-    async def _make(self, name: str, image: str, by: str) -> None:
+    async def _make(self, name: str, image: str, by: str, *, ours: bool) -> None:
         """Create and start; one that can't be started is removed again."""
         await self._engine.within(10, partial(self._shared.mkdir, parents=True, exist_ok=True))
         cpus = (await self._engine.call(lambda api: api.info())).get("NCPU") or 1
+        labels = {LABEL_CLUSTER: self._cluster, LABEL_ENVIRONMENT: name, "hakuriver.by": by}
         arguments = {
             "image": image,
             "entrypoint": ENTRY[:1],
             "command": ENTRY[1:],
-            "labels": {LABEL_CLUSTER: self._cluster, LABEL_ENVIRONMENT: name, "hakuriver.by": by},
+            "labels": {**labels, **({LABEL_OURS: "1"} if ours else {})},
             "host_config": partial(self._limits, cpus),
         }
         plain = container_name(name)
@@ -301,13 +328,39 @@ def restoring(config: Mapping[str, Any]) -> list[str]:
     return [
         f"ENTRYPOINT {json.dumps(entry)}",
         f"CMD {json.dumps(command)}",
-        f'LABEL {LABEL_CLUSTER}="" {LABEL_ENVIRONMENT}="" hakuriver.by=""',
+        f'LABEL {LABEL_CLUSTER}="" {LABEL_ENVIRONMENT}="" hakuriver.by="" {LABEL_OURS}=""',
     ]
 
 
 def _create(name: str, arguments: Mapping[str, Any], api: Any) -> str:
     host_config = arguments["host_config"](api)
     return str(api.create_container(**{**arguments, "name": name, "host_config": host_config})["Id"])
+
+
+def _remove(api: Any, container: str) -> str | None:
+    """Remove a container; the image that is to go with it, unless something else needs that."""
+    found = api.inspect_container(container)
+    api.remove_container(container, force=True, v=True)
+    labels = found["Config"].get("Labels") or {}
+    return str(found["Image"]) if labels.get(LABEL_OURS) else None
+
+
+def _forget(api: Any, image: str, named: Collection[str]) -> None:
+    """Take the names of versions that are gone away from an image, and remove it when it has no others. Never
+    by force: the engine refuses it while a container uses it."""
+    tags = api.inspect_image(image).get("RepoTags") or []
+    for tag in tags:
+        if _is_version(tag) and tag not in named:
+            api.remove_image(tag, noprune=True)
+    with contextlib.suppress(Absent):  # it went with its last name
+        left = api.inspect_image(image)
+        if not [*(left.get("RepoTags") or ()), *(left.get("RepoDigests") or ())]:
+            api.remove_image(image, noprune=True)
+
+
+def _is_version(tag: str) -> bool:
+    label = tag.rpartition(":")[2]
+    return is_ours(tag) and (label == "base" or label.isdecimal())
 
 
 def _environments(listed: list[dict[str, Any]]) -> dict[str, _Found]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from hakuriver.errors import HakuRiverError
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 600.0
 LOOK = 15.0
-"""Seconds between two looks for what somebody may bring: an engine, an image."""
+"""Seconds between two looks for an image that somebody may bring."""
+NOTICE = 1.0
+"""Seconds until it is noticed that the engine came or went."""
 log = Log("environments")
 
 
@@ -49,7 +52,7 @@ class Default:
             missing = await self._missing()
             if missing:
                 self._steps.report(missing)
-                await asyncio.sleep(LOOK)
+                await self._rest(LOOK)
                 continue
             try:
                 if not self._steps.has_container():
@@ -58,10 +61,18 @@ class Default:
             except (HakuRiverError, EngineAway) as error:
                 self._steps.report(f"could not be made: {_words(error)}; tried again in {pause:g} s")
                 log.warning("default_environment", name=self._name, error=str(error), again=pause)
-                await asyncio.sleep(pause)
+                await self._rest(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
         self._steps.report("")
         await asyncio.Event().wait()
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, but not when the engine comes or goes: what is missing is something else then."""
+        before, end = self._engine.unavailable, time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, NOTICE))
+            if self._engine.unavailable != before:
+                return
 
     async def _missing(self) -> str:
         """What must be there first, and how it gets there."""

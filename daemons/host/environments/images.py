@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -112,15 +113,18 @@ def _not_pulled(image: str, message: str) -> HakuRiverError:
 
 
 async def load(engine: EngineClient, work: Work, tarball: Path) -> str:
-    """Load a tarball of one image, which was verified; returns the id that the image has here."""
+    """Load a tarball of one image, which was verified; returns the id that the image has here.
+
+    Raises NotFound or Unreachable for a tarball that can't be read, and what the engine refuses.
+    """
     given_up = threading.Event()
     work.say(f"loading {tarball.name}")
 
     def follow(api: Any) -> str:
         found = ""
-        with tarball.open("rb") as file:
+        with _opened(tarball) as file:
             work.progress(0, os.fstat(file.fileno()).st_size)
-            for line in api.load_image(_Counted(file, work, given_up)):
+            for line in api.load_image(_Counted(tarball, file, work, given_up)):
                 if "error" in line:
                     raise explained(str(line["error"]), f"{tarball.name} can't be loaded")
                 _, told, name = str(line.get("stream", "")).strip().partition("Loaded image ID: ")
@@ -137,19 +141,40 @@ async def load(engine: EngineClient, work: Work, tarball: Path) -> str:
         given_up.set()
 
 
+@contextlib.contextmanager
+def _readable(tarball: Path) -> Iterator[None]:
+    """What the system says about a tarball, which is none of the engine's faults."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"{tarball} is missing", code="no_tarball") from None
+    except OSError as error:
+        raise Unreachable(f"{tarball} can't be read: {error.strerror}") from error
+
+
+def _opened(tarball: Path) -> BinaryIO:
+    with _readable(tarball):
+        return tarball.open("rb")
+
+
 class _Counted:
     """A file that is sent piece by piece, and says how far it is."""
 
-    def __init__(self, file: BinaryIO, work: Work, given_up: threading.Event) -> None:
+    def __init__(self, tarball: Path, file: BinaryIO, work: Work, given_up: threading.Event) -> None:
+        self._tarball = tarball
         self._file = file
         self._work = work
         self._given_up = given_up
         self._done = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := self._file.read(2**20):
+        while piece := self._next():
             if self._given_up.is_set():
                 raise GivenUp
             self._done += len(piece)
             self._work.progress(self._done)
             yield piece
+
+    def _next(self) -> bytes:
+        with _readable(self._tarball):
+            return self._file.read(2**20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import platform
 import queue
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from functools import partial
 
 from daemons.common.threads import Threads
 from daemons.host import clock
-from daemons.host.environments.archives import PIECE, copy_image
+from daemons.host.environments.archives import PIECE, Copied, copy_image
 from daemons.host.environments.catalog import VersionRow
 from daemons.host.environments.disk import Sidecar, Writer
 from daemons.host.environments.versions import Versions
@@ -26,6 +27,8 @@ AHEAD = 86_400.0
 """Seconds that a version may lie in the future: clocks differ."""
 LINGER = 256 * 2**20
 _PIECES = 4
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""What images call machines that call themselves something else."""
 
 
 class Upload:
@@ -104,6 +107,14 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """A new version; ``warning`` is empty where there is nothing to be said of it."""
+
+    row: VersionRow
+    warning: str
+
+
+@dataclass(frozen=True, slots=True)
 class Importing:
     """What it takes."""
 
@@ -111,7 +122,7 @@ class Importing:
 
     async def take(
         self, work: Work, name: str, upload: Upload, *, filename: str, note: str, by: str
-    ) -> VersionRow:
+    ) -> Imported:
         """A new version; its number is the one in ``filename`` where that is free. Raises BadTarball for what
         isn't one whole image, StorageFull, Unreachable, Conflict; nothing is left then."""
         versions, tarballs = self.versions, self.versions.tarballs
@@ -121,7 +132,7 @@ class Importing:
             thread = Threads("import", 1)
             try:
                 copying = thread.call_within(SECONDS, partial(_copy, upload, writer))
-                image = await tarballs.guard(writer, copying)
+                copied = await tarballs.guard(writer, copying)
             finally:
                 upload.abandon()
                 thread.close()
@@ -131,13 +142,14 @@ class Importing:
                 version=version,
                 size=writer.size,
                 sha256=writer.sha256,
-                image=image,
+                image=copied.image,
                 note=note,
                 by=by,
                 created_at=clock.now(),
                 cluster=tarballs.cluster,
             )
-            return await versions.publish(writer, sidecar, filename or "a tarball", replace=replace)
+            row = await versions.publish(writer, sidecar, filename or "a tarball", replace=replace)
+        return Imported(row, warning(copied.platform, platform.machine()))
 
     async def _number(self, name: str, upload: Upload, filename: str, free: int) -> tuple[int, bool]:
         """The version that it gets, and whether a file of that name is replaced: the very file that was
@@ -155,8 +167,14 @@ class Importing:
         return free, False
 
 
-def _copy(upload: Upload, writer: Writer) -> str:
-    image = copy_image(upload, writer.write)
+def warning(made_for: str, machine: str) -> str:
+    """What to say of an image for such a platform (``linux/arm64``) on such a machine (as uname names it)."""
+    here = f"linux/{_ARCHITECTURES.get(machine, machine)}"
+    return "" if made_for == here else f"the image is for {made_for}, but this machine is {here}"
+
+
+def _copy(upload: Upload, writer: Writer) -> Copied:
+    copied = copy_image(upload, writer.write)
     while upload.read(PIECE):  # what is behind the end belongs to what was sent
         pass
-    return image
+    return copied

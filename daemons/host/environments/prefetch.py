@@ -17,13 +17,14 @@ from daemons.common.web import Handler, Principal, read_body
 from daemons.host.context import Host
 from daemons.host.dispatcher import Dispatcher
 from daemons.host.environments import catalog
+from daemons.host.environments.work import error_fields
 from daemons.host.nodes import Nodes
 from daemons.host.routes import query
 from hakuriver.environments import Reference
 from hakuriver.errors import CannotFit, HakuRiverError, Internal, NotFound, Unreachable
 from hakuriver.lifecycle import NodeState
 from hakuriver.paths import runner_path
-from hakuriver.views import WorkLine
+from hakuriver.views import VersionView, WorkLine
 from hakuriver.wire import EnvironmentRef, PrefetchRequest
 
 INTERVAL = 0.25
@@ -41,8 +42,9 @@ def handlers(host: Host) -> dict[str, Handler]:
         asked = await read_body(request, PrefetchRequest)
         wanted = Reference(request.path_params["name"], asked.version)
         row = await host.store.read(lambda connection: catalog.find_version(connection, wanted))
+        version = await host.environments.versions.view(row.environment, row.version)
         shown = _Shown(principal.subject)
-        work = _Prefetch(host.dispatcher, host.nodes, catalog.ref(row), shown)
+        work = _Prefetch(host.dispatcher, host.nodes, catalog.ref(row), version, shown)
         for name in choose(host.nodes, asked.nodes):
             shown.open += 1
             task = asyncio.create_task(work.run(name))
@@ -102,6 +104,7 @@ class _Prefetch:
     dispatcher: Dispatcher
     nodes: Nodes
     ref: EnvironmentRef
+    version: VersionView
     shown: _Shown
 
     async def run(self, name: str) -> None:
@@ -110,11 +113,11 @@ class _Prefetch:
             last = await self._load(name)
         except HakuRiverError as error:
             log.warning("prefetch_failed", environment=self.ref.name, node=name, error=error.message)
-            last = WorkLine(type="error", error=error.to_json()["error"])
+            last = WorkLine(type="error", error=error_fields(error))
         except Exception as error:  # noqa: BLE001  a bug in one must not end the others
             log.unexpected("prefetch_failed", error, environment=self.ref.name, node=name)
             ours = Internal("something unexpected went wrong", hint="the host's log has the details")
-            last = WorkLine(type="error", error=ours.to_json()["error"])
+            last = WorkLine(type="error", error=error_fields(ours))
         self.shown.open -= 1
         self.shown.say(name, last)
 
@@ -135,7 +138,7 @@ class _Prefetch:
                     work = {**line["work"], "by": self.shown.by}
                     self.shown.say(name, {"type": "progress", "work": work})  # type: ignore[typeddict-item]
                 elif line.get("type") == "done":
-                    return WorkLine(type="done")
+                    return WorkLine(type="done", version=self.version)
                 elif isinstance(line.get("error"), dict):
                     return WorkLine(type="error", error=line["error"])
         raise Unreachable(f"node {name} broke off", code="node_unreachable")

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from docker.errors import APIError
 from docker.errors import NotFound as Absent
+from sqlalchemy import Connection
 
 from daemons.common.engine import EngineAway, EngineClient
 from daemons.common.log import Log
@@ -20,6 +22,7 @@ from daemons.host.environments import catalog
 from daemons.host.environments.catalog import EnvironmentRow, VersionRow
 from daemons.host.environments.containers import Containers
 from daemons.host.environments.default import Default, Steps
+from daemons.host.environments.images import refusal
 from daemons.host.environments.importing import Importing, Upload
 from daemons.host.environments.packing import Packing
 from daemons.host.environments.sessions import Sessions
@@ -29,7 +32,7 @@ from daemons.host.environments.versions import Versions
 from daemons.host.environments.work import Operation, Work, Works
 from daemons.host.store import Store, Tx
 from hakuriver.config import Docker
-from hakuriver.environments import Reference
+from hakuriver.environments import Reference, image_tag
 from hakuriver.errors import HakuRiverError, NotFound, Unreachable
 from hakuriver.views import EnvironmentView, VersionView, WorkLine
 
@@ -53,7 +56,9 @@ class Environments:
         cluster = store.identity.cluster
         self.engine = EngineClient("environments", 8)
         self.works = Works(lambda _: changed())
-        self.containers = Containers(self.engine, cluster, settings, shared, lambda _: changed())
+        self.containers = Containers(
+            self.engine, cluster, settings, shared, lambda _: changed(), named=self._image_names
+        )
         self.tarballs = Tarballs(shared / Path(settings.container_dir).expanduser(), cluster)
         self.versions = Versions(store, self.tarballs, self.engine, settings.keep_versions, self.reload)
         self.sessions = Sessions(self.engine, self.containers)
@@ -150,6 +155,23 @@ class Environments:
         """An environment as it is when what is done to it now is over."""
         return {**self._view(name), "work": None}
 
+    def _image_names(self) -> frozenset[str]:
+        """The names that images of versions have on the engine."""
+        known = self._known.environments.values()
+        current = [image_tag(row.name) for row in known if row.current is not None]
+        return frozenset([image_tag(row.environment, row.version) for row in self._stored()] + current)
+
+    @contextlib.contextmanager
+    def _why_unmade(self, name: str) -> Iterator[None]:
+        """What is listed without being there, as an error that says why it isn't."""
+        try:
+            yield
+        except NotFound as error:
+            problem = self._view(name)["problem"]
+            if name in self._known.environments or not problem:
+                raise
+            raise NotFound(f"environment {name} was not made yet: {problem}", code="not_made") from error
+
     def _stored(self) -> list[VersionRow]:
         return [row for rows in self._known.versions.values() for row in rows]
 
@@ -180,10 +202,10 @@ class Environments:
 
         async def operation(work: Work) -> WorkLine:
             try:
-                row = await self._importing.take(work, name, upload, filename=filename, note=note, by=by)
+                taken = await self._importing.take(work, name, upload, filename=filename, note=note, by=by)
             finally:
                 upload.abandon()
-            return await self._new_version(row)
+            return await self._new_version(taken.row, taken.warning)
 
         return await self.works.begin(name, "import", by, operation)
 
@@ -193,9 +215,15 @@ class Environments:
             if image is not None:
                 await self.containers.create(work, name, image, by)
                 return await self._made(name, image, by)
-            row = await self._store.read(lambda connection: catalog.find_version(connection, Reference(name)))
-            await self.containers.create(work, name, row.image, by, tarball=await self._whole(work, row))
-            return await self._made(name, self._known.environments[name].base, by)
+            with self._why_unmade(name):
+                row, base = await self._store.read(read)
+            tarball = await self._whole(work, row)
+            await self.containers.create(work, name, row.image, by, ours=True, tarball=tarball)
+            return await self._made(name, base, by)
+
+        def read(connection: Connection) -> tuple[VersionRow, str]:
+            row = catalog.find_version(connection, Reference(name))
+            return row, catalog.find(connection, name).base
 
         return operation
 
@@ -208,6 +236,8 @@ class Environments:
             return await self.tarballs.verify(
                 row.environment, row.version, row.size, row.sha256, work.progress
             )
+        except APIError as error:
+            raise refusal(error, f"the image of version {row.version}") from error
         return None
 
     async def _made(self, name: str, base: str, by: str) -> WorkLine:
@@ -226,9 +256,9 @@ class Environments:
 
         return operation
 
-    async def _new_version(self, row: VersionRow) -> WorkLine:
+    async def _new_version(self, row: VersionRow, warning: str = "") -> WorkLine:
         """What is said of it at the end, once old ones that are too many are gone."""
-        problems = await self.versions.prune(row.environment)
+        problems = [*([warning] if warning else ()), *await self.versions.prune(row.environment, row.version)]
         view = await self.versions.view(row.environment, row.version)
         line = WorkLine(type="done", environment=self._after(row.environment), version=view)
         if problems:
@@ -252,23 +282,39 @@ class Environments:
         return self.view(name)
 
     async def delete(self, name: str) -> EnvironmentView:
-        """Delete its container; one without versions is gone then."""
-        shown = self.view(name)
+        """Delete its container; one without versions is gone then, and so is one that had neither. Raises
+        NotFound where there is nothing to delete."""
         await self._upkeep.asked.wait()
-        with engine_needed():
-            await self.containers.delete(name)
-        await self._forget_empty(name)
+        async with self.works.alone(name):
+            shown = self.view(name)
+            with engine_needed():
+                deleted = await self.containers.delete(name)
+            if not deleted and (name not in self._known.environments or self._known.versions[name]):
+                raise NotFound(
+                    f"environment {name} has no container",
+                    hint=f"hakuriver env versions {name} lists what it has",
+                    code="no_container",
+                )
+            await self._forget_empty(name)
         return {**shown, "container": self.containers.state(name), "work": None}
+
+    async def versions_of(self, name: str) -> list[VersionView]:
+        """Its versions, newest first; raises NotFound."""
+        with self._why_unmade(name):
+            return await self.versions.listed(name)
 
     async def remove_version(self, name: str, version: int, by: str) -> VersionView:
         """Delete a version that nobody needs, as it was; an environment with nothing left is gone then."""
-        shown = await self.versions.remove(name, version, by)
-        await self._forget_empty(name)
+        async with self.works.alone(name):
+            with self._why_unmade(name):
+                shown = await self.versions.remove(name, version, by)
+            await self._forget_empty(name)
         return shown
 
     async def rollback(self, name: str, version: int | None, by: str) -> EnvironmentView:
         """Let tasks get another version."""
-        await self.versions.rollback(name, version, by)
+        with self._why_unmade(name):
+            await self.versions.rollback(name, version, by)
         return self._view(name)
 
     async def _forget_empty(self, name: str) -> None:

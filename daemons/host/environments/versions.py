@@ -102,9 +102,9 @@ class Versions:
         await self._remove(row, by)
         return shown
 
-    async def prune(self, name: str) -> list[str]:
-        """Delete old versions that nobody needs; what couldn't be done, for people."""
-        found = await self._store.read(lambda connection: _surplus(connection, name, self._keep))
+    async def prune(self, name: str, spare: int) -> list[str]:
+        """Delete old versions that nobody needs, besides ``spare``; what couldn't be done, for people."""
+        found = await self._store.read(lambda connection: _surplus(connection, name, self._keep, spare))
         problems: list[str] = []
         for row in found:
             try:
@@ -228,11 +228,10 @@ def _named(tasks: Sequence[int]) -> str:
     return f"task{'' if len(tasks) == 1 else 's'} {ids}{more}"
 
 
-def _surplus(connection: Connection, name: str, keep: int) -> list[VersionRow]:
+def _surplus(connection: Connection, name: str, keep: int, spare: int) -> list[VersionRow]:
     """Versions that are too many, and that nobody needs."""
-    current, needed = catalog.find(connection, name).current, catalog.needed_by(connection, name)
-    old = catalog.load_versions(connection, name)[keep:]
-    return [row for row in old if row.version != current and row.version not in needed]
+    kept = {spare, catalog.find(connection, name).current, *catalog.needed_by(connection, name)}
+    return [row for row in catalog.load_versions(connection, name)[keep:] if row.version not in kept]
 
 
 def _target(connection: Connection, name: str, version: int | None) -> VersionRow:

@@ -6,6 +6,7 @@ It goes on when the client that asked for it leaves; a host that stops ends it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from daemons.common.engine import EngineAway
 from daemons.common.log import Log
 from daemons.common.threads import until
 from daemons.host import clock
-from hakuriver.errors import HakuRiverError, Internal, TooMany, Unreachable
+from hakuriver.errors import Conflict, HakuRiverError, Internal, TooMany, Unreachable
 from hakuriver.views import WorkLine, WorkView
 
 Kind = Literal["create", "pull", "pack", "import", "adopt", "load"]
@@ -27,6 +28,14 @@ AT_ONCE = 0.3
 """Seconds in which a failure is still answered with its own HTTP status."""
 MOST_WAITING = 16
 _WINDOW = 5.0
+_DONE_TO: dict[Kind, str] = {
+    "create": "created",
+    "pull": "created",
+    "load": "created",
+    "adopt": "created",
+    "pack": "packed",
+    "import": "imported",
+}
 log = Log("environments")
 
 
@@ -76,9 +85,8 @@ class Work:
 
     def _speed(self) -> float | None:
         marks = list(self._marks)
-        if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
-            return None
-        return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+        seconds = time.monotonic() - marks[0][0] if marks else 0.0
+        return (self.done - marks[0][1]) / seconds if seconds >= INTERVAL else None
 
     def _tell(self) -> None:
         self._told = time.monotonic()
@@ -124,6 +132,19 @@ class Works:
         """Environments to which something is done."""
         return list(self._at_work)
 
+    @contextlib.asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        """What is quick, and must not meet a work of the environment; raises Conflict while one is on."""
+        work = self._at_work.get(name)
+        if work is not None:
+            raise Conflict(
+                f"environment {name} is being {_DONE_TO[work.kind]} (by {work.by})",
+                hint="try again when that is done; hakuriver env list shows how far it is",
+                code="at_work",
+            )
+        async with self._turn(name):
+            yield
+
     async def begin(self, name: str, kind: Kind, by: str, operation: Operation) -> AsyncIterator[bytes]:
         """Start it; its lines, NDJSON. Raises what makes it fail at once, and TooMany for a long queue."""
         await self._ready.wait()
@@ -152,10 +173,8 @@ class Works:
         return running.last
 
     async def _do(self, name: str, work: Work, running: _Running, operation: Operation) -> None:
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        self._waiting[name] = self._waiting.get(name, 0) + 1
         try:
-            async with lock:
+            async with self._turn(name):
                 self._at_work[name] = work
                 try:
                     running.last = {**await operation(work), "type": "done"}
@@ -171,13 +190,23 @@ class Works:
                 finally:
                     del self._at_work[name]
         finally:
-            self._waiting[name] -= 1
-            if not self._waiting[name]:
-                del self._waiting[name], self._locks[name]
             if running.error is not None:
                 log.warning("work_ended", environment=name, kind=work.kind, error=running.error.message)
             running.news.set()
             self._changed(name)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """An environment to oneself, in the order of asking."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name], self._locks[name]
 
     async def _lines(self, work: Work, running: _Running) -> AsyncIterator[bytes]:
         while running.last is None and running.error is None:

@@ -80,7 +80,7 @@ def _version_handlers(host: Host) -> dict[str, Handler]:
 
     async def versions(request: Request, _: Principal) -> Response:
         query.check_names(request, ())
-        return JSONResponse(await environments.versions.listed(_name(request)))
+        return JSONResponse(await environments.versions_of(_name(request)))
 
     async def remove(request: Request, principal: Principal) -> Response:
         name, version = _name(request), _version(request)

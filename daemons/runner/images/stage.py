@@ -83,5 +83,5 @@ class Stage:
 
     def _speed(self) -> float | None:
         marks = list(self._marks)
-        seconds = marks[-1][0] - marks[0][0]
-        return None if seconds <= 0 else max(0.0, (marks[-1][1] - marks[0][1]) / seconds)
+        seconds = time.monotonic() - marks[0][0]
+        return None if seconds < INTERVAL else max(0.0, (self._done - marks[0][1]) / seconds)
