@@ -55,7 +55,12 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: ASGIApp, listening: socket.socket, loops: Mapping[str, Loop], *, on_stop: Loop | None = None
+    app: ASGIApp,
+    listening: socket.socket,
+    loops: Mapping[str, Loop],
+    *,
+    on_stop: Loop | None = None,
+    websockets: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT. A loop that fails is a bug: it ends the daemon, which says why.
 
@@ -73,7 +78,7 @@ async def serve(
             access_log=False,
             timeout_graceful_shutdown=2,
             timeout_keep_alive=75,
-            ws="websockets-sansio",
+            ws="websockets-sansio" if websockets else "none",
             ws_max_size=MAX_FRAME,
             ws_per_message_deflate=False,
             server_header=False,

@@ -43,7 +43,8 @@ def run(settings: Settings, layout: statedir.Layout, *, embedded: bool, insecure
             try:
                 address, port = listening.getsockname()[:2]
                 events.info("listening", address=address, port=port)
-                await serve.serve(create_app(host), listening, host.loops(), on_stop=host.stop)
+                app = create_app(host)
+                await serve.serve(app, listening, host.loops(), on_stop=host.stop, websockets=True)
             finally:
                 await host.close()
 

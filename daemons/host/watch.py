@@ -190,8 +190,8 @@ class Hub:
             lines.extend(
                 _node_line(cursor, text) for version, text in self._nodes.values() if version > versions
             )
-            version, text = self._environments_now
-            if version > versions:
+            text = self._refresh_environments()
+            if self._environments_now[0] > versions:
                 lines.append(_environments_line(cursor, text))
         return reached, lines
 

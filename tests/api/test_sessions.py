@@ -196,6 +196,7 @@ async def test_ctrl_c_reaches_what_runs(shells: Shells) -> None:
     await session.send(b"stty -echo; echo be''gin; sleep 1000\r")
     await until_said(session, b"begin\r\n")
     session.interrupt()
+    await until_said(session, b"# ")
     await session.send(b"echo code $?\r")
     await until_said(session, b"code 130")
     plain = await shells.open("sh", "-c", "echo up; sleep 1000", tty=False)

@@ -11,7 +11,7 @@ from typing import Any
 from tests.machines.guest import RESULT
 from tests.runner.peer import Host, Runner
 
-SLOW = 300.0  # seconds: every instruction is emulated
+SLOW = 120.0  # seconds: every instruction is emulated
 TOUCH = """
 import json, os, re
 data = bytearray(48 << 20)
@@ -44,6 +44,9 @@ def main() -> None:
             runner.launch()
             host.wait(lambda: host.registrations, timeout=SLOW, what="registration")
             found = look(runner)
+        except AssertionError:
+            print(runner.log[-3000:], flush=True)
+            raise
         finally:
             runner.close()
             host.close()
