@@ -127,7 +127,7 @@ def test_gone_containers_gone_images_and_an_engine_that_comes_late(tmp_path: Pat
         assert (end["state"], end["exit_code"]) == ("lost", None)
         assert end["reason"] == "its container is gone"
         assert host.end(late)["exit_code"] == 4
-        eventually(lambda: not engine.client.containers.list(all=True), what="clean containers")
+        eventually(lambda: not engine.client.api.containers(all=True), what="clean containers")
         engine.client.images.remove(images.BUSYBOX)
         end = host.end(box(runner, "true"))
         assert end["state"] == "failed"
