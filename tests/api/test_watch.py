@@ -78,7 +78,7 @@ async def test_older_than_the_ring_is_a_snapshot(api: Running) -> None:
         cursor = (await stream.next("snapshot"))["cursor"]
     await api.host.store.write(lambda tx: tx.publish_tasks([made["id"]] * RING))
     async with api.watch(since=cursor) as stream:
-        assert (await stream.next("task"))["type"] == "task", "the ring holds as many"
+        assert (await stream.next("task", "snapshot"))["type"] == "task", "the ring holds as many"
     await api.tell(made["id"], "kill")
     async with api.watch(since=cursor) as stream:
         assert (await stream.next())["type"] == "snapshot"
@@ -92,7 +92,7 @@ async def test_a_restart_keeps_the_epoch_and_a_cursor_that_is_up_to_date(tmp_pat
         assert (await api.user.request("GET", "/api/cluster")) == cluster
         async with api.watch(since=cluster["cursor"]) as stream:
             await api.submit("true")
-            assert (await stream.next("task"))["type"] == "task"
+            assert (await stream.next("task", "snapshot"))["type"] == "task"
         async with api.watch(since="1-0") as stream:
             assert (await stream.next())["type"] == "snapshot"
 
@@ -112,7 +112,7 @@ async def test_only_some_tasks(api: Running) -> None:
 async def test_silence_is_not_death(api: Running) -> None:
     async with api.watch() as stream:
         cursor = (await stream.next("snapshot"))["cursor"]
-        alive = await stream.next("alive")
+        alive = await stream.next("alive", "snapshot", "node", "task", "deleted")
         assert alive == {"type": "alive", "cursor": cursor}
 
 
@@ -172,11 +172,11 @@ async def test_a_large_snapshot_does_not_stop_the_host(api: Running) -> None:
         return 0
 
     loop = asyncio.get_running_loop()
-    longest, begun = 0.0, loop.time()
+    longest, turns, begun = 0.0, 0, loop.time()
     reading = asyncio.create_task(api.host.hub._snapshot(None))
     while not reading.done():
         before = loop.time()
         await asyncio.sleep(0.001)
-        longest = max(longest, loop.time() - before)
-    assert longest < max(0.25, (loop.time() - begun) / 2), "the loop went on while the snapshot was made"
+        longest, turns = max(longest, loop.time() - before), turns + 1
+    assert turns >= 20 and longest < (loop.time() - begun) / 2, "the loop went on while the snapshot was made"
     assert await snapshot() == 15_000

@@ -25,8 +25,8 @@ from tests.chaos.work import SYSTEMD
 from tests.runner.machines import Machine
 
 MOST_GROWTH = 5.0  # percent
-LONG = 1200.0
-"""Seconds from which on growth is no warming up any more: the ring of changes is full after a third."""
+LONG = 600.0
+"""Seconds from which on growth is no warming up any more."""
 
 
 def _engine() -> docker.DockerClient | None:
