@@ -472,8 +472,8 @@ class CpuFacts(Strict):
 
 
 class NodeFacts(Strict):
-    """What a machine is. ``unavailable``: what it can't do (an executor, "gpu"), and why; ``engines``: what
-    starts tasks there, and its version."""
+    """What a machine is. ``unavailable``: what it can't do (an executor, "gpu"), and why; ``away``: which of
+    those are so only until an engine answers again; ``engines``: what starts tasks there, and its version."""
 
     cores: Annotated[float, Field(gt=0, le=MAX_CORES)]
     memory: Bytes
@@ -481,6 +481,7 @@ class NodeFacts(Strict):
     gpus: list[GpuFacts] = []
     executors: list[Executor]
     unavailable: dict[str, str] = {}
+    away: list[Executor] = []
     labels: dict[str, str] = {}
     cpu: CpuFacts | None = None
     engines: dict[str, str] = {}

@@ -38,6 +38,7 @@ class EngineClient:
         self._threads = Threads(purpose, threads)
         self.api: Any = None  # docker.APIClient: its published types are not complete
         self.unavailable: str | None = "the Docker engine was not looked for yet"
+        self.away = False  # it is unavailable, but there is one, which may be back at any moment
 
     def close(self) -> None:
         self._threads.close()
@@ -99,6 +100,14 @@ def socket_path() -> str | None:
     except DockerException:
         return None
     return host.removeprefix("http+unix://") if host.startswith("http+unix://") else None
+
+
+def comes_back(error: Exception) -> bool:
+    """Whether an engine that doesn't answer is one that was stopped, or is too slow now."""
+    return isinstance(error, TimeoutError) or any(
+        each in str(error)
+        for each in ("ConnectionRefused", "ConnectionReset", "RemoteDisconnected", "timed out")
+    )
 
 
 def why(error: Exception) -> str:

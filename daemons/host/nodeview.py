@@ -46,6 +46,7 @@ def node_room(known: Known, used: Used, closed: str) -> Room:
         memory=facts.memory,
         memory_free=facts.memory - used.memory,
         executors=frozenset(facts.executors),
+        away={each: f"{known.row.name}: {facts.unavailable.get(each, 'no answer')}" for each in facts.away},
         closed=closed,
         labels=facts.labels,
         numa={each.id: _numa_room(each, used) for each in facts.numa},

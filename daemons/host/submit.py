@@ -16,7 +16,7 @@ from daemons.host.lanes import make_shape
 from daemons.host.rows import TaskRow
 from daemons.host.scheduling.model import UNMEASURED, Caps, Lane, Room, Shape, Use
 from daemons.host.scheduling.passes import over_caps
-from daemons.host.scheduling.words import could_ever, largest
+from daemons.host.scheduling.words import closed_for, could_ever, largest
 from daemons.host.schema import attempt, idempotency, task, task_after, task_tag
 from daemons.host.setup import Policy, Setup, choose_setup
 from daemons.host.store import Tx
@@ -165,7 +165,7 @@ def _check_there(shape: Shape, room: Room | None, given: Submission) -> None:
     why = could_ever(shape, room)
     if why is None:
         return
-    if shape.executor not in room.executors:
+    if shape.executor not in {*room.executors, *room.away}:
         detail = given.unavailable.get((room.name, shape.executor))
         raise CannotFit(f"{why}{f': {detail}' if detail else ''}", hint=_executor_hint(shape.executor))
     raise CannotFit(why)
@@ -177,7 +177,10 @@ def _check_anywhere(shape: Shape, given: Submission) -> None:
     why = [could_ever(shape, room) for room in given.rooms]
     if None in why:
         return
-    if not any(shape.executor in room.executors for room in given.rooms) and shape.executor != "native":
+    if (
+        not any(shape.executor in {*room.executors, *room.away} for room in given.rooms)
+        and shape.executor != "native"
+    ):
         details = {given.unavailable.get((room.name, shape.executor), "") for room in given.rooms} - {""}
         raise CannotFit(
             f"no node has executor {shape.executor}{': ' + '; '.join(sorted(details)) if details else ''}",
@@ -196,9 +199,14 @@ def _warnings(given: Submission, places: Sequence[Wanted]) -> Iterator[str]:
     for place in places:
         room = by_name.get(place.shape.node or "")
         if room is None:
+            able = [each for each in given.rooms if could_ever(place.shape, each) is None]
+            closed = [closed_for(place.shape, each) for each in able]
+            if closed and all(closed):
+                yield f"{', '.join(closed[:3])}; it waits for that to change"
             continue
-        if room.closed:
-            yield f"{place.target}: {room.closed}; it waits for that to change"
+        why = closed_for(place.shape, room)
+        if why:
+            yield f"{place.target}: {why}; it waits for that to change"
         for device in room.devices:
             if device.index not in place.shape.gpus:
                 continue

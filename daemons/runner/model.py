@@ -209,6 +209,10 @@ class Executor(Protocol):
     def unavailable(self) -> str | None:
         """Why this node can't run anything this way now; None when it can."""
 
+    @property
+    def away(self) -> bool:
+        """Whether it is unavailable only until something answers again that is there."""
+
     def check(self, attempt: Attempt) -> None:
         """Raise a HakuRiverError when this node will never run it (blocking)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -364,6 +365,25 @@ async def test_native_is_what_the_node_can(api: Running) -> None:
     assert plain.orders[first, 1].spec.executor == "process"
     assert better.orders[second, 1].spec.executor == "systemd"
     assert (await api.task(second))["executor"] == "systemd"
+
+
+async def test_what_needs_an_engine_that_is_away_waits_for_it(api: Running) -> None:
+    stopped: dict[str, Any] = {"unavailable": {"docker": "no Docker engine runs here"}, "away": ["docker"]}
+    peer = await api.peer("n1", **stopped)
+    answer = await api.submit_all("a", image="busybox", targets=["n1"])
+    assert answer["warnings"] == ["n1: n1: no Docker engine runs here; it waits for that to change"]
+    anywhere = await api.submit_all("b", image="busybox")
+    assert anywhere["warnings"] == ["n1: no Docker engine runs here; it waits for that to change"]
+    made = answer["tasks"][0]["id"]
+    await api.until(made, reason="waiting: n1: no Docker engine runs here")
+    plain = await api.submit("c")
+    await eventually(lambda: (plain["id"], 1) in peer.orders)
+    await peer.register(executors=["process", "docker"])
+    await eventually(lambda: (made, 1) in peer.orders)
+    assert peer.orders[made, 1].spec.executor == "docker"
+    await peer.register(unavailable={"docker": "no Docker engine runs here"})
+    with pytest.raises(CannotFit, match="no node has executor docker: no Docker engine runs here"):
+        await api.submit("d", image="busybox")
 
 
 async def test_native_apart_from_its_node_is_never_a_plain_process(api: Running) -> None:

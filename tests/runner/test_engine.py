@@ -44,6 +44,7 @@ def away(runner: Runner) -> None:
     runner.host.wait(
         lambda: "docker" in runner.host.registrations[-1]["facts"]["unavailable"], what="its absence"
     )
+    assert runner.host.registrations[-1]["facts"]["away"] == ["docker"], "tasks wait for one that was there"
 
 
 def test_an_engine_without_live_restore_ends_its_containers_and_gets_the_blame(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from daemons.host.scheduling.model import Cluster, Holding, Reservation, Room, Shape
 from daemons.host.scheduling.passes import Node, able_now
 from daemons.host.scheduling.stock import Stock
-from daemons.host.scheduling.words import could_ever, shortage
+from daemons.host.scheduling.words import closed_for, could_ever, shortage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def prospects(
 
 
 def _prospect(shape: Shape, room: Room, kept: tuple[Reservation, Shape] | None, now: float) -> Prospect:
-    why = could_ever(shape, room) or room.closed
+    why = could_ever(shape, room) or closed_for(shape, room)
     if why:
         return Prospect(room.name, False, why)
     stock = Stock.of(room)

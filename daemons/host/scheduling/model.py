@@ -92,7 +92,8 @@ class Holding:
 class Room:
     """A node with what is free on it; ``closed`` says why nothing may be placed there, empty for open.
 
-    ``holdings`` are by task. ``devices_used`` are those of the holdings.
+    ``holdings`` are by task. ``devices_used`` are those of the holdings. ``away`` are executors that it will
+    have again, and why not now.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Room:
     devices: tuple[Device, ...] = ()
     devices_used: frozenset[str] = frozenset()
     holdings: Mapping[int, Holding] = field(default_factory=dict)
+    away: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

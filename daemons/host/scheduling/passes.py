@@ -26,7 +26,7 @@ from daemons.host.scheduling.model import (
     Use,
 )
 from daemons.host.scheduling.stock import Stock, executor_of, matching, named_devices
-from daemons.host.scheduling.words import cores, could_ever, many, never, reason
+from daemons.host.scheduling.words import closed_for, cores, could_ever, many, never, reason
 from hakuriver.units import format_cores
 
 PASS_LIMIT = 256
@@ -50,7 +50,7 @@ class Node:
 
     def offer(self, shape: Shape, now: float) -> tuple[Device, ...] | None:
         """The devices that a shape would get here, in nobody's way; None when it has to wait."""
-        if self.room.closed:
+        if closed_for(shape, self.room):
             return None
         chosen = self.stock.fits(shape, self.room)
         if chosen is None or self.spare is None or self._gone_in_time(shape, now):
@@ -219,7 +219,9 @@ class _Pass:
         )
 
     def _wait(self, task: int, shape: Shape, candidates: list[Node]) -> None:
-        able = [node for node in candidates if not node.room.closed and able_now(shape, node.room)]
+        able = [
+            node for node in candidates if not closed_for(shape, node.room) and able_now(shape, node.room)
+        ]
         free = [node for node in able if node.room.name not in self._spoken_for]
         if free or not able or len(self._reasons) < MOST_REASONS:
             self._reasons[task] = _reason(shape, candidates)
@@ -233,7 +235,7 @@ class _Pass:
 
 def _reason(shape: Shape, candidates: Sequence[Node]) -> str:
     for node in candidates:
-        if not node.room.closed and node.stock.fits(shape, node.room) is not None:
+        if not closed_for(shape, node.room) and node.stock.fits(shape, node.room) is not None:
             return f"waiting behind task {node.kept_for}, for which {node.room.name} keeps room"
     return reason(shape, [(node.room, node.stock) for node in candidates])
 

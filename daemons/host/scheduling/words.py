@@ -14,7 +14,7 @@ def could_ever(shape: Shape, room: Room) -> str | None:
     name = room.name
     if shape.node is not None and shape.node != name:
         return f"{name} is not {shape.node}"
-    if executor_of(shape, room.executors) is None:
+    if executor_of(shape, {*room.executors, *room.away}) is None:
         return (
             f"{name} has no executor {'systemd or process' if shape.executor == NATIVE else shape.executor}"
         )
@@ -26,6 +26,11 @@ def could_ever(shape: Shape, room: Room) -> str | None:
     if shape.memory > room.memory:
         return f"{name} has {format_size(room.memory)} of memory, not {format_size(shape.memory)}"
     return _never_numa(shape, room) or _never_gpus(shape, room)
+
+
+def closed_for(shape: Shape, room: Room) -> str:
+    """Why a node takes no task like this now, whatever is free there; empty when it does."""
+    return room.closed or (room.away.get(shape.executor, "") if room.away else "")
 
 
 def _never_numa(shape: Shape, room: Room) -> str | None:
@@ -108,9 +113,9 @@ def _short_of_gpus(shape: Shape, room: Room, stock: Stock) -> str:
 
 def reason(shape: Shape, waiting_at: Sequence[tuple[Room, Stock]]) -> str:
     """Why a task waits that could run on these nodes, with what is free there for it."""
-    open_now = [(room, stock) for room, stock in waiting_at if not room.closed]
+    open_now = [(room, stock) for room, stock in waiting_at if not closed_for(shape, room)]
     if not open_now:
-        closed = ", ".join(room.closed for room, _ in waiting_at[:3])
+        closed = ", ".join(closed_for(shape, room) for room, _ in waiting_at[:3])
         more = f" and {len(waiting_at) - 3} more" if len(waiting_at) > 3 else ""
         return f"waiting: {closed}{more}"
     if len(open_now) == 1:

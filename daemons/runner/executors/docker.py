@@ -52,6 +52,10 @@ class DockerExecutor:
     def unavailable(self) -> str | None:
         return self._engine.unavailable
 
+    @property
+    def away(self) -> bool:
+        return self._engine.away
+
     def check(self, attempt: Attempt) -> None:
         container.check(attempt.spec, self._rules)
         missing = self._fences.impossible() if attempt.spec.fenced else None

@@ -15,7 +15,7 @@ from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from daemons.common.engine import ABSENT, BROKEN, EngineAway, EngineClient, why
+from daemons.common.engine import ABSENT, BROKEN, EngineAway, EngineClient, comes_back, why
 from daemons.common.log import Log
 from daemons.common.threads import Threads, until
 from daemons.runner.probes import engines
@@ -58,19 +58,20 @@ class Engine(EngineClient):
 
     async def look(self) -> None:
         """Find out whether the engine answers, and say so when that is different."""
-        before = self.unavailable
+        before = self.unavailable, self.away
         try:
             api = await self.connect()
             if self._live_restore is None or self._lost_at is not None:
                 facts = await self.within(10, api.info)
                 self.about = await self.within(10, partial(engines.docker, facts))
                 self._came(live_restore=bool(facts.get("LiveRestoreEnabled")))
-            self.api, self.unavailable = api, None
+            self.api, self.unavailable, self.away = api, None, False
         except BROKEN as error:
             self.api, self.unavailable = None, why(error)
+            self.away = comes_back(error) or self.about is not None
             if self.unavailable == ABSENT:
                 self._lost_at = self._lost_at or time.time()
-        if before != self.unavailable:
+        if before != (self.unavailable, self.away):
             if self.unavailable is None:
                 log.info("engine_found")
             else:

@@ -64,6 +64,10 @@ class Kept(ABC):
     def unavailable(self) -> str | None:
         """Why this node can't run anything this way now; None when it can."""
 
+    @property
+    def away(self) -> bool:
+        return False
+
     @abstractmethod
     async def _reach(self, work: Work, claimed: bool) -> Line | None:
         """See to it that somebody keeps the attempt, as ``Keepers.follow`` wants it."""

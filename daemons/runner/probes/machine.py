@@ -71,6 +71,7 @@ class Machine:
             gpus=self._gpus.facts,
             executors=[name for name in executors if name not in missing],
             unavailable=unavailable,
+            away=[name for name in missing if executors[name].away],
             cpu=system.cpu(),
             engines={name: text for name, text in self._engines().items() if text},
             boot_id=self._boot_id,
