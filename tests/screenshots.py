@@ -11,10 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import docker
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
 
 from hakuriver.endpoint import local
+from tests import images
 from tests.e2e.cluster import Cluster
 from tests.fakes.driver import FakeDriver, build
 from tests.waiting import until
@@ -31,6 +33,8 @@ BUSY = (
     "7 ret 15",
 )
 """Two trained on, one only held, two of the sweep; somebody else's, and one that fell off the bus."""
+IMAGE = "lab/busybox:1"
+ENVIRONMENTS = ("torch", "jax-nightly")
 FOLDER = Path(__file__).parent.parent / "screenshots"
 TRAINING = """
 for epoch in $(seq 1 200); do
@@ -64,6 +68,29 @@ def work(cluster: Cluster, driver: FakeDriver) -> None:
     driver.say(*BUSY)
     until(lambda: len(cluster.log(running).splitlines()) > 25, "a log to look at", seconds=60)
     until(lambda: cluster.ok("nodes")[0]["gpus"][7]["lost"], "a look at the GPUs", seconds=60)
+
+
+def environments(cluster: Cluster, engine: docker.DockerClient) -> None:
+    """Two of them: one that was packed twice, one that was just made."""
+    engine.images.get(images.busybox(engine)).tag(IMAGE)
+    for name in ENVIRONMENTS:
+        cluster.ok("env", "create", name, IMAGE)
+    for note in ("python 3.13, torch 2.9", "and flash-attn"):
+        line = (
+            f"echo '{note}' >> /root/built && dd if=/dev/urandom of=/root/wheels bs=1M count=24 2>/dev/null"
+        )
+        assert cluster.cli("env", "exec", ENVIRONMENTS[0], "--", "sh", "-c", line).code == 0
+        cluster.ok("env", "pack", ENVIRONMENTS[0], "-m", note)
+
+
+def no_environments(cluster: Cluster, engine: docker.DockerClient) -> None:
+    """Nothing stays on the engine."""
+    for name in ENVIRONMENTS:
+        cluster.cli("env", "delete", name)
+        for image in engine.images.list(name=f"hakuriver/{name}"):
+            for tag in image.tags:
+                engine.images.remove(tag)
+    engine.images.remove(IMAGE)
 
 
 def typed(text: str) -> list[str]:
@@ -101,12 +128,17 @@ async def shoot(cluster: Cluster) -> None:
         ("submit", (140, 44), SUBMIT),
         ("submit-80x24", (80, 24), SUBMIT),
         ("help", (120, 40), ["question_mark"]),
+        ("environments", (140, 40), ["4", "slash", *typed("torch"), "enter", "s"]),
+        ("environment", (120, 30), ["4", "slash", *typed("torch"), "enter", "enter"]),
     ):
         app = HakuRiverApp(local(cluster.folder))
         async with app.run_test(size=size) as pilot:
             await live(app, pilot)
             await pilot.press(*keys)
             await settle(pilot)
+            if "s" in keys[-1:]:
+                await pilot.press(*typed("cat /root/built; stty size"), "enter")
+                await settle(pilot)
             picture = app.export_screenshot(title="HakuRiver", simplify=True)
             (FOLDER / f"{name}.svg").write_text(_without_web_fonts(picture), "utf-8")
             print(f"screenshots/{name}.svg")
@@ -139,11 +171,14 @@ def main() -> int:
         driver.say(*GPUS)
         cluster = Cluster(Path(folder) / "lab", driver.environ)
         cluster.up()
+        engine = docker.from_env(timeout=60)
         try:
             with contextlib.chdir(folder):  # where tasks run is a fact that is shown
                 work(cluster, driver)
+            environments(cluster, engine)
             asyncio.run(shoot(cluster))
         finally:
+            no_environments(cluster, engine)
             cluster.down()
     return 0
 
