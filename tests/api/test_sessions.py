@@ -396,7 +396,9 @@ async def _foreign(shells: Shells) -> object:
 
 REFUSED: list[Refused] = [
     (lambda shells: shells.open(environment="other"), NotFound, "no container"),
-    (lambda shells: shells.open("id", user="nobody-there"), Conflict, "unable to find user"),
+    (lambda shells: shells.open("id", user="nobody-there"), NotFound, "no user nobody-there"),
+    (lambda shells: shells.open("id", user="0:nothing"), NotFound, "no group nothing"),
+    (lambda shells: shells.open("id", workdir="/not/there"), NotFound, "no folder /not/there"),
     (lambda shells: shells.open("id", user="-x"), UsageError, "user"),
     (lambda shells: shells.open("id", workdir="tmp"), UsageError, "workdir"),
     (lambda shells: shells.open("a\0b"), UsageError, "NUL"),

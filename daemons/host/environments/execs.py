@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import struct
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from docker.utils import kwargs_from_env, parse_host
 from daemons.common.engine import EngineAway, EngineClient
 from daemons.host.environments.images import refusal
 from daemons.host.environments.messages import Open
-from hakuriver.errors import Conflict, HakuRiverError, Unreachable
+from hakuriver.errors import Conflict, HakuRiverError, NotFound, Unreachable
 from hakuriver.terminal import STDERR, STDOUT
 
 PIECE = 2**15
@@ -282,12 +283,23 @@ def _not_created(error: APIError, said: str) -> HakuRiverError:
     return refusal(error, "the command can't be started")
 
 
+_MISSING = (
+    (re.compile(r'chdir to cwd \("([^"]*)"\)[^:]*: no such'), "folder"),
+    (re.compile(r"unable to find user ([^ :]+)"), "user"),
+    (re.compile(r"unable to find group ([^ :]+)"), "group"),
+)
+"""What engines say of what an exec names and nobody made."""
+
+
 def _refused(said: bytes) -> HakuRiverError:
     text = " ".join(said.decode("utf-8", "replace").split())[:300]
     if '"/bin/sh"' in text:
         return Conflict(
             "the container has no /bin/sh", hint="make it from an image with a shell", code="no_shell"
         )
+    for form, missing in _MISSING:
+        if found := form.search(text):
+            return NotFound(f"the container has no {missing} {found[1]}", code=f"no_{missing}")
     return Conflict(f"the engine can't start it: {text or 'it says nothing'}", code="engine_refused")
 
 
