@@ -89,11 +89,15 @@ class Exec:
         self._pid = 0
         self._left = 0  # bytes of the frame that is being read
         self._stream = STDOUT
+        self._echo = False  # what comes next is what the terminal shows of the line that started it
 
     async def read(self) -> tuple[int, bytes] | None:
         """Some output and which stream it is of; None at its end. Raises EngineAway."""
         try:
             if self._tty:
+                if self._echo:
+                    await self._line()
+                    self._echo = False
                 data = await self._reader.read(PIECE)
                 return (STDOUT, data) if data else None
             while not self._left:
@@ -173,8 +177,7 @@ class Exec:
     async def go(self) -> None:
         """Let the shell become the command."""
         await self.write(b"\n")
-        if self._tty:
-            await self._line()  # what the terminal echoes of it
+        self._echo = self._tty
 
     async def _line(self) -> bytes:
         """The next line of output, or what came before its end."""
