@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import Coroutine
@@ -17,6 +18,7 @@ from hakuriver.endpoint import Endpoint
 from hakuriver.views import TaskView
 from tui.actions import Scope, available, bindings
 from tui.display.frame_diff import DiffedApp
+from tui.keyboard import Keyboard, KeyPassed
 from tui.live import Changes, Coalescer, Feed
 from tui.messages import ClusterChanged
 from tui.remote import Remote
@@ -55,6 +57,12 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
         self._view = self._previous = "overview"
         self._notice: tuple[float, str, str] = (0.0, "", "")
         self._held: set[int] = set()
+        self._keyboard = Keyboard(
+            super().on_event,
+            lambda: self.focused or self.screen,
+            self._keyboard_moves,
+            lambda seconds, act: asyncio.get_running_loop().call_later(seconds, self.call_later, act),
+        )
         self._local = Coalescer(self._notify_changes)
         self.session.changed = self._local.add
 
@@ -78,10 +86,23 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
     def _notify_changes(self, changes: Changes) -> None:
         self.post_message(ClusterChanged(changes))
 
-    def on_key(self, event: events.Key) -> None:
-        """Who types fast must not run verbs with what is meant for the prompt that opens just now."""
-        if (screen := self.front) is not None and screen.take_early(event.key, event.character):
-            event.prevent_default()
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            await self._keyboard.typed(event)
+        else:
+            await super().on_event(event)
+
+    async def on_key_passed(self, message: KeyPassed) -> None:
+        await self._keyboard.passed(message.number)
+
+    async def on_keyboard_moved(self) -> None:
+        await self._keyboard.go_on()
+
+    def _keyboard_moves(self) -> bool:
+        stack = self.screen_stack
+        if not stack or not stack[-1].is_mounted:
+            return bool(stack)
+        return isinstance(stack[-1], ClusterScreen) and stack[-1].keyboard_moves
 
     @property
     def front(self) -> ClusterScreen | None:

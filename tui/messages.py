@@ -18,6 +18,11 @@ class ClusterChanged(Message):
 
 
 @dataclass
+class KeyboardMoved(Message):
+    """Who was about to get the keyboard has it now."""
+
+
+@dataclass
 class Highlighted(Message):
     """The cursor of a table is on another row, or on none. Bursts cost one."""
 

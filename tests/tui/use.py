@@ -79,6 +79,13 @@ class Use:
         assert self.app._driver is not None
         self.app._driver.send_message(event)
 
+    def paste(self, text: str) -> None:
+        """What a terminal with bracketed paste sends."""
+        event = events.Paste(text)
+        event.set_sender(self.app)
+        assert self.app._driver is not None
+        self.app._driver.send_message(event)
+
     async def sees(self, *texts: str) -> None:
         try:
             await until(lambda: all(text in self.text for text in texts))

@@ -15,7 +15,7 @@ from hakuriver.errors import UsageError
 from tui.actions import available
 from tui.filters import Grammar
 from tui.live import Changes, Link
-from tui.messages import PromptChanged, PromptClosed, SearchAsked
+from tui.messages import KeyboardMoved, PromptChanged, PromptClosed, SearchAsked
 from tui.program import Program
 from tui.session import Session
 from tui.widgets.bars import Banner, Footer, Header, Notice
@@ -195,9 +195,10 @@ class ClusterScreen(Screen[None]):
         self.mount(self._prompt, before="#footer")
         self.call_after_refresh(self.show_footer)
 
-    def take_early(self, key: str, character: str | None) -> bool:
-        """Whether a key is for a prompt that was asked for, but didn't have the keyboard yet."""
-        return self._prompt is not None and self._prompt.take_early(key, character)
+    @property
+    def keyboard_moves(self) -> bool:
+        """Whether the keyboard is on its way to the prompt, or back."""
+        return self._prompt is not None and not self._prompt.listens
 
     def on_prompt_changed(self, message: PromptChanged) -> None:
         if message.kind == "filter":
@@ -207,7 +208,6 @@ class ClusterScreen(Screen[None]):
                 prompt.complain(wrong)
 
     async def on_prompt_closed(self, message: PromptClosed) -> None:
-        self._prompt = None
         await self.query(Prompt).remove()
         if message.kind == "search":
             self._search_log(message.text)
@@ -222,6 +222,11 @@ class ClusterScreen(Screen[None]):
         elif message.text is not None:
             self.answered(message.kind, message.text)
         self.show_footer()
+        self._prompt_is_gone()
+
+    def _prompt_is_gone(self) -> None:
+        self._prompt = None
+        self.app.call_later(self.app.post_message, KeyboardMoved())  # after the focus, which waits there, too
 
     def _focus_again(self) -> None:
         """Back to where the keyboard was: Textual moves on to whatever comes next."""
@@ -253,8 +258,8 @@ class ClusterScreen(Screen[None]):
     def step_back(self) -> bool:
         """Undo one thing of this screen: prompt, range, filter, marks. False when there is none."""
         if prompts := self.query(Prompt):
-            self._prompt = None
             prompts.remove()
+            self._prompt_is_gone()
             self.call_after_refresh(self.show_footer)
             return True
         table = self.table

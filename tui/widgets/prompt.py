@@ -11,7 +11,7 @@ from textual.containers import Horizontal
 from textual.suggester import SuggestFromList
 from textual.widgets import Input, Label
 
-from tui.messages import PromptChanged, PromptClosed
+from tui.messages import KeyboardMoved, PromptChanged, PromptClosed
 
 PROMPT_KEYS = (("enter", "done"), ("esc", "give up"), ("→", "complete"), ("↑", "what was typed before"))
 
@@ -23,15 +23,21 @@ class _Line(Input):
         Binding("down", "recall(-1)", show=False),
     ]
 
-    def __init__(self, history: list[str], suggestions: list[str]) -> None:
+    def __init__(self, answered: Callable[[], None], history: list[str], suggestions: list[str]) -> None:
         super().__init__(
             compact=True,
             suggester=SuggestFromList(suggestions, case_sensitive=False) if suggestions else None,
         )
+        self._answered = answered
         self._past = history
         self._back = 0
 
+    async def action_submit(self) -> None:
+        self._answered()
+        await super().action_submit()
+
     def action_give_up(self) -> None:
+        self._answered()
         self.post_message(self.Submitted(self, "\x1b"))
 
     def action_recall(self, step: int) -> None:
@@ -52,35 +58,25 @@ class Prompt(Horizontal):
         self._value = value
         self._past = history
         self._suggestions = suggestions
-        self._done_early = False
+        self.listens = False
+        """Whether it has the keyboard: not yet, or no more once it was answered."""
 
     def compose(self) -> ComposeResult:
         yield Label(self._sign, id="prompt-sign", markup=False)
-        yield _Line(self._past, self._suggestions())
+        yield _Line(self._is_answered, self._past, self._suggestions())
         yield Label("", id="prompt-error", markup=False)
 
     def on_mount(self) -> None:
         line = self.query_one(_Line)
         line.value = self._value
         line.focus()
-        self.call_after_refresh(self._begin)
 
-    async def _begin(self) -> None:
-        if self._done_early:
-            await self.query_one(_Line).action_submit()
+    def on_descendant_focus(self) -> None:
+        self.listens = True
+        self.post_message(KeyboardMoved())
 
-    def take_early(self, key: str, character: str | None) -> bool:
-        """A key that came before we had the keyboard; False once we have it."""
-        line = next(iter(self.query(_Line)), None)
-        if line is not None and line.has_focus:
-            return False
-        if key == "enter":
-            self._done_early = True
-        elif character is not None and character.isprintable() and not self._done_early:
-            self._value += character
-            if line is not None:
-                line.value = self._value
-        return True
+    def _is_answered(self) -> None:
+        self.listens = False
 
     def complain(self, text: str) -> None:
         """What is wrong with what stands here; empty when nothing is."""
