@@ -120,6 +120,55 @@ def test_a_shim_that_is_killed_amid_a_start(tmp_path: Path, keeper: str, moment:
             os.kill(pid, signal.SIGKILL)
 
 
+DIES_AT_THE_END = """
+import os, signal, sys
+sys.path.append(sys.argv[1])
+from daemons.runner.shim.{module} import main
+store = os.pwrite
+def dying(file, data, offset):
+    if b'"phase":"exited"' in data:
+        try:
+            os.close(os.open({once!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return store(file, data, offset)  # the second keeper lives
+        {moment}
+        os.kill(os.getpid(), signal.SIGKILL)
+    return store(file, data, offset)
+os.pwrite = dying
+sys.exit(main(*sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["pass", "store(file, data, offset)"], ids=["before", "after"])
+@pytest.mark.parametrize("keeper", ["unit", "server"])
+@pytest.mark.parametrize(("last", "code"), [("exit 7", 7), ("kill -SEGV $$", -signal.SIGSEGV)])
+def test_a_shim_that_is_killed_while_it_stores_the_end(
+    tmp_path: Path, keeper: str, moment: str, last: str, code: int
+) -> None:
+    attempt = tmp_path / "attempts" / "1.1"
+    (attempt / "io").mkdir(parents=True)
+    order = {"argv": ["sh", "-c", last], "env": {"PATH": os.defpath}, "cwd": "/", "watch_memory": 0}
+    (attempt / "order.json").write_text(json.dumps(order))
+    tmp_path.chmod(0o700)
+    dies = DIES_AT_THE_END.format(module=keeper, moment=moment, once=str(tmp_path / "once"))
+    words = [sys.executable, "-c", dies, str(ROOT)]
+    pid = 0
+    try:
+        if keeper == "unit":
+            subprocess.run([*words, str(attempt.parent), "1.1"], check=True, timeout=20)
+        else:
+            subprocess.run([*words, str(tmp_path)], check=True, timeout=20)
+            with lines_from(tmp_path) as (client, lines):
+                pid = next(lines)["pid"]
+                client.sendall(b'{"op": "start", "name": "1.1"}\n')
+                list(lines)
+        status = eventually(partial(final, attempt), what="the end")
+        assert (tmp_path / "once").exists() and os.waitstatus_to_exitcode(status["raw"]) == code
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+
 def final(attempt: Path) -> Status | None:
     folder = os.open(attempt, os.O_RDONLY)
     try:

@@ -124,12 +124,16 @@ def be_reaper() -> None:
 
 
 def reap() -> Iterator[tuple[int, int]]:
-    """Children that ended, with their wait status."""
+    """Children that ended, with their wait status. Each is taken away only when the next one is asked for:
+    who stores its end in between, and is killed before that is done, leaves it to be seen by the next."""
     while True:
         try:
-            pid, raw = os.waitpid(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        if pid == 0:
+        if found is None:
             return
-        yield pid, raw
+        core = 0x80 if found.si_code == os.CLD_DUMPED else 0
+        raw = found.si_status << 8 if found.si_code == os.CLD_EXITED else found.si_status | core
+        yield found.si_pid, raw
+        os.waitpid(found.si_pid, 0)
