@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from tests.tui.shells import Shell, shell
-from tui.terminal.emulator import make_emulator
+from tui.terminal.bittty_term import make_emulator
 
 Row = tuple[str, str]
 _SIZE = (160, 49)

@@ -16,7 +16,8 @@ from rich.cells import cell_len
 from rich.color import Color
 from rich.style import Style
 
-from tui.terminal.emulator import HISTORY, Emulator, make_emulator
+from tui.terminal.bittty_term import make_emulator
+from tui.terminal.emulator import HISTORY, Emulator
 from tui.terminal.paint import line
 from tui.terminal.paint import text as drawn_text
 

@@ -21,7 +21,8 @@ from rich.color import Color
 from rich.style import Style
 
 from tui.terminal import plain_lines
-from tui.terminal.emulator import HISTORY, Cursor, Run
+from tui.terminal.emulator import HISTORY, Cursor, Emulator, Run
+from tui.terminal.stream import Rgb
 
 _MODEL = replace(
     XTERM,
@@ -162,3 +163,8 @@ def _colored(color: BitttyColor | None) -> Color | None:
     if color is None or color.mode == "default":
         return None
     return Color.from_ansi(color.value) if color.mode == "indexed" else Color.from_rgb(*color.value)
+
+
+def make_emulator(rows: int, columns: int, *, colors: tuple[Rgb, Rgb] | None = None) -> Emulator:
+    """A terminal whose cells are these."""
+    return Emulator(rows, columns, BitttyGrid, colors=colors)

@@ -104,9 +104,3 @@ class Emulator:
     def title(self) -> str:
         """The window title that the program set: text that is safe to draw."""
         return self._stream.title
-
-
-def make_emulator(rows: int, columns: int, *, colors: tuple[Rgb, Rgb] | None = None) -> Emulator:
-    from tui.terminal.bittty_term import BitttyGrid
-
-    return Emulator(rows, columns, BitttyGrid, colors=colors)

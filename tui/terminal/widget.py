@@ -15,8 +15,8 @@ from textual.timer import Timer
 
 from tui.actions import shown_key
 from tui.plain import clean
+from tui.terminal.bittty_term import make_emulator
 from tui.terminal.channel import Connect
-from tui.terminal.emulator import make_emulator
 from tui.terminal.keys import encoded, pasted
 from tui.terminal.messages import TerminalChanged, TerminalClosed, TerminalLeft
 from tui.terminal.mouse import NO_BUTTON, Did, Wheel, report, wheel
