@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from hakuriver import sweep, target, units
 from hakuriver.cli import ids, values
 from hakuriver.errors import UsageError
+from hakuriver.fields import MAX_BATCH
 from hakuriver.views import EnvironmentView, NodeView, TaskView
-from hakuriver.wire import MAX_BATCH, SubmitRequest
+from hakuriver.wire import SubmitRequest
 from tui.environments import wrong_reference
 
 

@@ -31,7 +31,7 @@ from tui.live import Snapshot
 
 if TYPE_CHECKING:
     from hakuriver.aio import AsyncClient
-    from hakuriver.wire import Verb
+    from hakuriver.fields import Verb
     from tui.shell_channel import ShellChannel
 
 UNDO_SECONDS = 5

@@ -22,7 +22,7 @@ from tui.live import Changes, Mirror
 from tui.remote import Remote
 
 if TYPE_CHECKING:
-    from hakuriver.wire import Verb
+    from hakuriver.fields import Verb
 
 Key = TypeVar("Key", int, str)
 Got = TypeVar("Got")

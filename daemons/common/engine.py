@@ -25,6 +25,7 @@ LABEL_CLUSTER = "hakuriver.cluster"
 ABSENT = "no Docker engine runs here"
 BROKEN = (DockerException, RequestException, HTTPError, OSError)
 """What the SDK raises when the engine doesn't answer (APIError is one of them, and an answer)."""
+_BROKEN_OFF = ("ConnectionReset", "RemoteDisconnected", "BrokenPipe")
 
 
 class EngineAway(Exception):
@@ -117,6 +118,8 @@ def why(error: Exception) -> str:
         return "the Docker engine doesn't answer in time"
     if "FileNotFoundError" in text or "ConnectionRefusedError" in text:
         return ABSENT
+    if any(each in text for each in _BROKEN_OFF):
+        return "the Docker engine broke the connection off"
     if "PermissionError" in text:
         return "this user may not use the Docker engine (group docker)"
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from daemons.common.log import Log
 from hakuriver import WIRE_VERSION, errors
+from hakuriver.fields import clear_message
 from hakuriver.paths import HEADER_WIRE, WEBSOCKET, Kind, Route
-from hakuriver.wire import clear_message
 
 MAX_BODY = 16 * 2**20
 

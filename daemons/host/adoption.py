@@ -19,7 +19,7 @@ from daemons.host.schema import allocation, attempt, task
 from daemons.host.store import Tx
 from daemons.host.submit import first_attempt
 from hakuriver.lifecycle import LIVE, Intent, State
-from hakuriver.wire import Given, Report
+from hakuriver.nodewire import Given, Report
 
 _LIVE = [str(state) for state in LIVE]
 _MOST_ATTEMPTS = 2**31

@@ -26,8 +26,8 @@ from hakuriver.aio import AsyncClient
 from hakuriver.api import Query
 from hakuriver.errors import POLICY, HakuRiverError, NotAllowed, StorageFull, Unreachable
 from hakuriver.lifecycle import ENDED, NodeState
+from hakuriver.nodewire import OrderAnswer
 from hakuriver.paths import runner_path
-from hakuriver.wire import OrderAnswer
 
 IN_FLIGHT = 32
 FIRST_BACKOFF = 0.1

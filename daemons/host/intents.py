@@ -12,8 +12,8 @@ from daemons.host.rows import TaskRow, load_tasks
 from daemons.host.schema import attempt, task
 from daemons.host.store import Tx
 from hakuriver.errors import Conflict, HakuRiverError, NotFound
+from hakuriver.fields import Verb
 from hakuriver.lifecycle import ENDED, Intent, State, allowed
-from hakuriver.wire import Verb
 
 _CHUNK = 500
 

@@ -19,9 +19,9 @@ from daemons.host.schema import attempt, node, task
 from daemons.host.store import Store
 from daemons.host.watch import Hub
 from hakuriver.errors import PRUNED, HakuRiverError, NotFound, Unreachable
+from hakuriver.fields import Stream
 from hakuriver.lifecycle import ENDED, NodeState, State
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, runner_path
-from hakuriver.wire import Stream
 
 READ_SECONDS = 5.0
 POLL_SECONDS = 1.0

@@ -27,7 +27,7 @@ from daemons.host.store import Store, Tx
 from daemons.host.submit import first_attempt
 from hakuriver.errors import Conflict, HakuRiverError, StorageFull
 from hakuriver.lifecycle import ENDED, ON_NODE, Intent, NodeState, State
-from hakuriver.wire import Heartbeat
+from hakuriver.nodewire import Heartbeat
 
 GRACE = 10.0
 """Seconds that a fence may need after its lease is over."""

@@ -18,8 +18,8 @@ from daemons.host.schema import node
 from daemons.host.store import Store, Tx
 from hakuriver.errors import Conflict, StorageFull
 from hakuriver.lifecycle import NodeState
+from hakuriver.nodewire import Heartbeat, HeartbeatAnswer, NodeUsage, Registration
 from hakuriver.views import NodeView
-from hakuriver.wire import Heartbeat, HeartbeatAnswer, NodeUsage, Registration
 
 MAX_HIGH_WATER = 10**12
 """Ids above that were never given: a journal that knows one is damaged."""

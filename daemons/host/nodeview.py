@@ -8,9 +8,9 @@ from daemons.host.ledger import Used
 from daemons.host.rows import NodeRow
 from daemons.host.scheduling.model import UNMEASURED, Device, NumaRoom, Room
 from hakuriver.lifecycle import NodeState
+from hakuriver.nodewire import GpuUsage, NodeFacts, NodeUsage, NumaFacts
 from hakuriver.units import millicores
 from hakuriver.views import CpuView, GpuProcessView, GpuView, NodeView, NumaView, UsageView
-from hakuriver.wire import GpuUsage, NodeFacts, NodeUsage, NumaFacts
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from daemons.host import jsonschema
 from daemons.host.jsonschema import Schema, reference
-from hakuriver import __version__, errors, views, wire
+from hakuriver import __version__, errors, nodewire, views, wire
 from hakuriver.lifecycle import State
 from hakuriver.paths import (
     HEADER_ENDED,
@@ -189,10 +189,10 @@ _DOCS: dict[str, _Doc] = {
     "prefetch": _Doc(views.WorkLine, wire.PrefetchRequest, errors=_ON_NODE, optional=True),
     "tarball": _Doc(_BYTES, errors=(404, 503)),
     "exec": _Doc(_SOCKET, errors=_ON_NODE, status=101),
-    "register": _Doc(wire.RegistrationAnswer, wire.Registration, errors=(409, 507)),
-    "heartbeat": _Doc(wire.HeartbeatAnswer, wire.Heartbeat, errors=(409, 507)),
-    "reports": _Doc(wire.ReportAnswer, wire.ReportBatch, errors=(404, 409, 507)),
-    "goodbye": _Doc(wire.Answer, wire.Goodbye, errors=(409, 507)),
+    "register": _Doc(nodewire.RegistrationAnswer, nodewire.Registration, errors=(409, 507)),
+    "heartbeat": _Doc(nodewire.HeartbeatAnswer, nodewire.Heartbeat, errors=(409, 507)),
+    "reports": _Doc(nodewire.ReportAnswer, nodewire.ReportBatch, errors=(404, 409, 507)),
+    "goodbye": _Doc(nodewire.Answer, nodewire.Goodbye, errors=(409, 507)),
 }
 _PATH_SCHEMAS: dict[str, Schema] = {
     "id": _ID,

@@ -15,9 +15,10 @@ from daemons.host.ledger import Key
 from daemons.host.schema import allocation, attempt, meta, task
 from daemons.host.store import Tx
 from hakuriver.lifecycle import ENDED, Intent, State
+from hakuriver.nodewire import AttemptOrder, AttemptSpec, EnvironmentRef, IntentOrder
 from hakuriver.target import Target
 from hakuriver.views import TaskWants
-from hakuriver.wire import AttemptOrder, AttemptSpec, EnvironmentRef, IntentOrder, Mount
+from hakuriver.wire import Mount
 
 DEFAULT_GRACE = 10.0
 _ENDED = [str(state) for state in ENDED]

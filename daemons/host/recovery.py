@@ -27,7 +27,7 @@ from daemons.host.schema import attempt, meta, task
 from daemons.host.store import Store, Tx
 from hakuriver.errors import StorageFull
 from hakuriver.lifecycle import State
-from hakuriver.wire import Heartbeat
+from hakuriver.nodewire import Heartbeat
 
 KEY = "recovery"
 _CHUNK = 500

@@ -15,7 +15,7 @@ from daemons.host.store import Tx
 from daemons.host.submit import reserve_ids
 from hakuriver.errors import Conflict
 from hakuriver.lifecycle import ENDED, ON_NODE, NodeState, State
-from hakuriver.wire import NodeFacts, Registration
+from hakuriver.nodewire import NodeFacts, Registration
 
 NO_RECORD = "the runner has no record of it"
 _LIVE_ON_NODE = [*(str(state) for state in ON_NODE), str(State.STOPPED)]

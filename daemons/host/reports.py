@@ -18,7 +18,7 @@ from daemons.host.store import Tx
 from daemons.host.submit import first_attempt
 from hakuriver.errors import NotFound
 from hakuriver.lifecycle import ENDED, Intent, State, apply_report
-from hakuriver.wire import Report, ReportAnswer, ReportBatch, ReportResult
+from hakuriver.nodewire import Report, ReportAnswer, ReportBatch, ReportResult
 
 log = Log("reports")
 

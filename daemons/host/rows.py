@@ -74,7 +74,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node as it is stored; ``facts`` is the JSON of ``wire.NodeFacts``."""
+    """A node as it is stored; ``facts`` is the JSON of ``nodewire.NodeFacts``."""
 
     name: str
     runner: str

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from hakuriver import sweep
 from hakuriver.errors import UsageError
+from hakuriver.fields import MAX_BATCH
 from hakuriver.units import format_size
-from hakuriver.wire import MAX_BATCH, SubmitRequest
+from hakuriver.wire import SubmitRequest
 
 MAX_WRITTEN = 64_000_000
 """Characters of commands and variables that one request may make: each task keeps its own."""

@@ -21,9 +21,9 @@ from daemons.runner.model import Attempt, End, Executor, Key, Phase, TryLater, W
 from daemons.runner.obeying import keep_time, obey
 from daemons.runner.shim.proc import boottime
 from hakuriver.errors import PRUNED, CannotFit, Conflict, HakuRiverError, NotFound, UsageError
+from hakuriver.fields import Executor as ExecutorName
 from hakuriver.lifecycle import ENDED, State
-from hakuriver.wire import AttemptOrder, IntentOrder, OrderAnswer
-from hakuriver.wire import Executor as ExecutorName
+from hakuriver.nodewire import AttemptOrder, IntentOrder, OrderAnswer
 
 log = Log("agent")
 MAX_CLEAN_DELAY = 60.0

@@ -21,8 +21,9 @@ from daemons.runner.logs import MAX_READ, Part, read, tail_offset
 from daemons.runner.model import Key
 from hakuriver import __version__
 from hakuriver.errors import NotFound, UsageError
+from hakuriver.nodewire import Answer, AttemptOrder, EnvironmentRef, IntentOrder
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, MAX_STDIN, RUNNER_ROUTES, Kind
-from hakuriver.wire import Answer, AttemptOrder, EnvironmentRef, IntentOrder, SignalRequest
+from hakuriver.wire import SignalRequest
 
 MAX_WAIT = 30.0
 LOOK_INTERVAL = 0.05  # how soon a follower sees new bytes

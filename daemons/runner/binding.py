@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hakuriver.errors import CannotFit
+from hakuriver.nodewire import AttemptSpec, NumaFacts
 from hakuriver.units import ULIMITS
-from hakuriver.wire import AttemptSpec, NumaFacts
 
 
 def check(spec: AttemptSpec, topology: Sequence[NumaFacts], node: str) -> None:

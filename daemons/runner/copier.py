@@ -23,7 +23,7 @@ from daemons.runner.folders import STREAM_FILES, folder_of
 from daemons.runner.journal import Journal
 from daemons.runner.logs import data_from, hole_from
 from daemons.runner.model import Key
-from hakuriver.wire import Stream
+from hakuriver.fields import Stream
 
 log = Log("copier")
 INTERVAL = 1.0

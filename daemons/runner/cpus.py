@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from daemons.runner.model import Attempt, Key
-from hakuriver.wire import AttemptSpec
+from hakuriver.nodewire import AttemptSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hakuriver.errors import ConfigError
-from hakuriver.wire import AttemptSpec
+from hakuriver.nodewire import AttemptSpec
 
 STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from daemons.runner.model import Key, folder_name
-from hakuriver.wire import Stream
+from hakuriver.fields import Stream
 
 STREAM_FILES: dict[Stream, str] = {"stdout": "out", "stderr": "err"}
 

@@ -16,7 +16,7 @@ from daemons.runner.model import Attempt, Handle, Key, Phase, Wish
 from daemons.runner.retelling import Remembered, told_again, told_of_forgotten
 from hakuriver.errors import Conflict
 from hakuriver.lifecycle import Intent, State
-from hakuriver.wire import AttemptOrder, AttemptSpec, IntentOrder, Report, ReportResult
+from hakuriver.nodewire import AttemptOrder, AttemptSpec, IntentOrder, Report, ReportResult
 
 P = ParamSpec("P")
 T = TypeVar("T")

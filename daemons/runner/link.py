@@ -15,8 +15,7 @@ from daemons.runner.model import Key
 from daemons.runner.shim.proc import boottime
 from hakuriver.aio import AsyncClient
 from hakuriver.errors import Conflict, HakuRiverError, NotFound, StorageFull, Unreachable
-from hakuriver.paths import host_path
-from hakuriver.wire import (
+from hakuriver.nodewire import (
     Heartbeat,
     HeartbeatAnswer,
     NodeFacts,
@@ -26,6 +25,7 @@ from hakuriver.wire import (
     ReportAnswer,
     ReportBatch,
 )
+from hakuriver.paths import host_path
 
 log = Log("link")
 FIRST_DELAY, MAX_DELAY = 0.05, 5.0

@@ -48,7 +48,7 @@ from hakuriver.aio import AsyncClient
 from hakuriver.api import Client
 from hakuriver.config import Settings
 from hakuriver.errors import ConfigError, Conflict
-from hakuriver.wire import Executor as ExecutorName
+from hakuriver.fields import Executor as ExecutorName
 
 log = Log("runner")
 

@@ -10,8 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from hakuriver.lifecycle import Intent, State, end_state
+from hakuriver.nodewire import AttemptSpec
 from hakuriver.units import format_duration, format_size
-from hakuriver.wire import AttemptSpec
 
 Key = tuple[int, int]
 Handle = dict[str, Any]

@@ -8,8 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hakuriver.config import Node
 from hakuriver.errors import ConfigError
+from hakuriver.fields import Labels
 from hakuriver.units import format_cores, format_size
-from hakuriver.wire import Labels
 
 
 @dataclass(frozen=True, slots=True)

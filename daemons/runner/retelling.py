@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from daemons.runner.model import Key
 from hakuriver.lifecycle import State
-from hakuriver.wire import Given, Report
+from hakuriver.nodewire import Given, Report
 
 _LAST = 1_000_000
 """Sequence of the report about a forgotten attempt: above any that it sent itself."""

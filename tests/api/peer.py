@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 from daemons.common import web
 from hakuriver.aio import AsyncClient
 from hakuriver.errors import HakuRiverError, NotFound
+from hakuriver.nodewire import Answer, AttemptOrder, EnvironmentRef, IntentOrder, OrderAnswer
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, RUNNER_ROUTES, Kind, host_path
-from hakuriver.wire import Answer, AttemptOrder, EnvironmentRef, IntentOrder, OrderAnswer, SignalRequest
+from hakuriver.wire import SignalRequest
 
 Key = tuple[int, int]
 USAGE = {"cpu_percent": 12.5, "load": 0.5, "memory_used": 1000}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hakuriver.errors import CannotFit, Conflict, HakuRiverError, StorageFull
-from hakuriver.wire import AttemptSpec
+from hakuriver.nodewire import AttemptSpec
 from tests.api.conftest import Running, running_host
 from tests.api.peer import eventually, report
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from daemons.host.reports import Facts, apply
 from hakuriver.errors import NotFound
 from hakuriver.lifecycle import ENDED, Intent, State, apply_report
-from hakuriver.wire import Report
+from hakuriver.nodewire import Report
 from tests.api.conftest import Running
 from tests.api.peer import eventually, report
 

@@ -18,7 +18,7 @@ from daemons.host.main import restore_backup, write_backup
 from daemons.host.recovery import Waiting, read
 from hakuriver import statedir
 from hakuriver.errors import Conflict
-from hakuriver.wire import Report
+from hakuriver.nodewire import Report
 from tests.api.conftest import Running, running_host
 from tests.api.peer import Key, Peer, eventually, report
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from daemons.runner import cgroups
 from hakuriver import statedir
 from hakuriver.api import Client
+from hakuriver.nodewire import AttemptSpec
 from hakuriver.paths import HEADER_ENDED, HEADER_OFFSET, HEADER_SIZE, runner_path
-from hakuriver.wire import AttemptSpec
 
 CLUSTER = "c0ffee00c0ffee00"
 FINAL = {"completed", "failed", "killed", "killed_oom", "timed_out", "lost", "pending"}

@@ -15,8 +15,8 @@ from typing import Any
 import docker
 
 from hakuriver.environments import tarball_name
+from hakuriver.nodewire import EnvironmentRef
 from hakuriver.paths import host_path
-from hakuriver.wire import EnvironmentRef
 from tests import images
 from tests.runner.peer import Host
 

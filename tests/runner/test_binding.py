@@ -19,7 +19,7 @@ from daemons.runner.executors.container import Rules, not_started, request
 from daemons.runner.model import Attempt, Phase
 from hakuriver.errors import CannotFit, UsageError
 from hakuriver.lifecycle import State
-from hakuriver.wire import AttemptSpec, NumaFacts
+from hakuriver.nodewire import AttemptSpec, NumaFacts
 from tests import images
 from tests.runner.peer import Runner, eventually
 from tests.runner.test_docker import crew  # noqa: F401  a fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from daemons.runner.images.record import Loaded, Record, superfluous
 from daemons.runner.images.stage import GivenUp, Stage
-from hakuriver.wire import EnvironmentRef
+from hakuriver.nodewire import EnvironmentRef
 
 LISTS = st.lists(
     st.builds(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from daemons.runner.probes import engines, numa, pci, sysfs, system
 from daemons.runner.probes.gpu import NOT_LISTED, merge
 from daemons.runner.probes.nvml import Device
-from hakuriver.wire import GpuFacts, NumaFacts
+from hakuriver.nodewire import GpuFacts, NumaFacts
 
 MEBI = 2**20
 

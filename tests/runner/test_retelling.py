@@ -11,7 +11,7 @@ import pytest
 from daemons.runner.journal import Journal
 from daemons.runner.model import Phase
 from hakuriver.lifecycle import State
-from hakuriver.wire import AttemptOrder, AttemptSpec, Given, Report, ReportResult
+from hakuriver.nodewire import AttemptOrder, AttemptSpec, Given, Report, ReportResult
 
 CLUSTER = "c" * 32
 STARTED = datetime(2026, 1, 31, tzinfo=UTC)

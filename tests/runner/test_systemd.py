@@ -15,8 +15,8 @@ import pytest
 from daemons.runner.executors.systemd import properties
 from daemons.runner.probes.engines import PRIVATE_PIDS_SINCE, Systemd
 from hakuriver.errors import CannotFit, UsageError
+from hakuriver.nodewire import AttemptSpec
 from hakuriver.paths import MAX_STDIN
-from hakuriver.wire import AttemptSpec
 from tests.runner.machines import OTHER, OTHER_UID, UID, USER, Machine
 from tests.runner.peer import eventually
 from tests.runner.services import LOOP, ServiceRunner, released, running, submit, tail, unit

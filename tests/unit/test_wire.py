@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hakuriver import wire
+from hakuriver import fields, nodewire, wire
 
 
-def spec(**changes: object) -> wire.AttemptSpec:
+def spec(**changes: object) -> nodewire.AttemptSpec:
     facts = {
         "task": 1,
         "attempt": 1,
@@ -19,7 +19,7 @@ def spec(**changes: object) -> wire.AttemptSpec:
         "memory": 0,
         "target": "n1",
     }
-    return wire.AttemptSpec.model_validate(facts | changes)
+    return nodewire.AttemptSpec.model_validate(facts | changes)
 
 
 @given(
@@ -34,7 +34,9 @@ def test_the_digest_does_not_depend_on_order_or_a_round_trip(env: dict[str, str]
     one = spec(env=env)
     two = spec(env=dict(reversed(env.items())))
     assert (
-        one.digest() == two.digest() == wire.AttemptSpec.model_validate_json(one.model_dump_json()).digest()
+        one.digest()
+        == two.digest()
+        == nodewire.AttemptSpec.model_validate_json(one.model_dump_json()).digest()
     )
     assert one.digest() != spec(env=env, command=["false"]).digest()
 
@@ -62,7 +64,7 @@ def test_the_digest_does_not_depend_on_order_or_a_round_trip(env: dict[str, str]
 def test_what_makes_no_sense_is_refused_at_the_edge(body: dict[str, object]) -> None:
     with pytest.raises(ValidationError) as caught:
         wire.SubmitRequest.model_validate(body)
-    message = wire.clear_message(caught.value.errors())
+    message = fields.clear_message(caught.value.errors())
     assert "\n" not in message
     json.dumps(message)
 

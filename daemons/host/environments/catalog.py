@@ -17,7 +17,7 @@ from daemons.host.store import Tx
 from hakuriver.environments import NATIVE, Reference, parse_reference
 from hakuriver.errors import Conflict, NotFound
 from hakuriver.lifecycle import LIVE, State
-from hakuriver.wire import EnvironmentRef
+from hakuriver.nodewire import EnvironmentRef
 
 _LIVE = [str(state) for state in LIVE]
 

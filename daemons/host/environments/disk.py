@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from hakuriver.environments import SIDECAR, Reference, is_partial, parse_tarball, partial_name, tarball_name
 from hakuriver.errors import Conflict, NotFound, StorageFull, Unreachable
-from hakuriver.wire import EnvironmentName, Note, Sha256, Text, Version
+from hakuriver.fields import EnvironmentName, Note, Sha256, Text, Version
 
 STUCK = 120.0
 """Seconds that one write to the folder, or everything that makes a file visible, may take."""

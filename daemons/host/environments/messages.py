@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from hakuriver.errors import UsageError
+from hakuriver.fields import MAX_ARGUMENTS, AbsolutePath, Argument, Strict, clear_message
 from hakuriver.terminal import LONGEST_SIDE
-from hakuriver.wire import MAX_ARGUMENTS, AbsolutePath, Argument, Strict, clear_message
 
 Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 Variable = Literal["TERM", "COLORTERM", "LANG"]

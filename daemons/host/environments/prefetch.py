@@ -23,9 +23,10 @@ from daemons.host.routes import query
 from hakuriver.environments import Reference
 from hakuriver.errors import CannotFit, HakuRiverError, Internal, NotFound, Unreachable
 from hakuriver.lifecycle import NodeState
+from hakuriver.nodewire import EnvironmentRef
 from hakuriver.paths import runner_path
 from hakuriver.views import VersionView, WorkLine
-from hakuriver.wire import EnvironmentRef, PrefetchRequest
+from hakuriver.wire import PrefetchRequest
 
 INTERVAL = 0.25
 """Seconds between two lines about the same node."""

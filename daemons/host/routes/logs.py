@@ -10,8 +10,8 @@ from daemons.host.context import Host
 from daemons.host.logs import Ranged
 from daemons.host.routes import query
 from hakuriver.errors import NotFound
+from hakuriver.fields import Stream
 from hakuriver.paths import HEADER_ENDED, HEADER_NOTE, HEADER_OFFSET, HEADER_SIZE
-from hakuriver.wire import Stream
 
 MAX_READ = 2**20
 MAX_WAIT = 30.0

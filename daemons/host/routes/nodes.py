@@ -11,16 +11,8 @@ from daemons.host.context import Host
 from daemons.host.nodes import heartbeat_answer
 from daemons.host.routes import query
 from hakuriver.errors import NotAllowed
-from hakuriver.wire import (
-    Answer,
-    DrainRequest,
-    Goodbye,
-    Heartbeat,
-    Registration,
-    RegistrationAnswer,
-    RemoveRequest,
-    ReportBatch,
-)
+from hakuriver.nodewire import Answer, Goodbye, Heartbeat, Registration, RegistrationAnswer, ReportBatch
+from hakuriver.wire import DrainRequest, RemoveRequest
 
 
 def handlers(host: Host) -> dict[str, Handler]:

@@ -16,7 +16,7 @@ from daemons.runner.environment import container_variables
 from daemons.runner.executors.engine import LABEL_ATTEMPT, LABEL_RUNNER
 from daemons.runner.model import Attempt
 from hakuriver.errors import POLICY, NotAllowed, UsageError
-from hakuriver.wire import AttemptSpec, NumaFacts
+from hakuriver.nodewire import AttemptSpec, NumaFacts
 from hakuriver.wire import Mount as WireMount
 
 WRAPPER = (

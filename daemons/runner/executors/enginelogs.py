@@ -14,7 +14,7 @@ from daemons.common.log import Log
 from daemons.common.threads import Threads
 from daemons.runner.executors.engine import Engine
 from daemons.runner.folders import STREAM_FILES
-from hakuriver.wire import Stream
+from hakuriver.fields import Stream
 
 log = Log("enginelogs")
 FETCH_TIMEOUT = 600.0

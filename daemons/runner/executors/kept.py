@@ -25,7 +25,7 @@ from daemons.runner.lease import Lease
 from daemons.runner.model import Attempt, End, Handle, TryLater, Work, limit_order
 from daemons.runner.shim.status import Status
 from hakuriver.errors import Conflict, Unreachable, UsageError
-from hakuriver.wire import NumaFacts
+from hakuriver.nodewire import NumaFacts
 
 CLOCK_SET = 1.0  # seconds by which the time of day must have jumped to be corrected for
 UNSEEN = "its shim and the fork server were killed"

@@ -29,7 +29,7 @@ from daemons.runner.shim.proc import boottime
 from daemons.runner.shim.status import read_status, store_status
 from daemons.runner.shim.unit import REFUSAL
 from hakuriver.errors import CannotFit, Unreachable
-from hakuriver.wire import AttemptSpec
+from hakuriver.nodewire import AttemptSpec
 
 log = Log("systemd")
 OLDEST = 244  # has OOMPolicy, reset of cgroup limits, and everything else that is used without asking

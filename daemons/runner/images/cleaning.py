@@ -14,7 +14,7 @@ from daemons.runner.images.images import Images
 from daemons.runner.images.record import Loaded, superfluous
 from daemons.runner.model import Attempt, TryLater
 from hakuriver.environments import image_tag
-from hakuriver.wire import EnvironmentRef
+from hakuriver.nodewire import EnvironmentRef
 
 INTERVAL = 600.0
 PARTIAL_AGE = 3600.0

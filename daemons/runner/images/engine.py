@@ -12,7 +12,7 @@ from daemons.common.engine import EngineAway
 from daemons.runner.images.stage import Stage
 from daemons.runner.images.tarballs import what_of
 from hakuriver.errors import Conflict, HakuRiverError, NotFound, StorageFull
-from hakuriver.wire import EnvironmentRef
+from hakuriver.nodewire import EnvironmentRef
 
 PIECE = 2**20
 _LOADED_ID, _LOADED_NAME = "Loaded image ID: ", "Loaded image: "

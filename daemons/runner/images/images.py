@@ -26,7 +26,7 @@ from daemons.runner.model import TryLater, Work
 from hakuriver.api import Client
 from hakuriver.environments import image_tag, is_ours, parse_reference
 from hakuriver.errors import CannotFit, HakuRiverError, NotAllowed, StorageFull
-from hakuriver.wire import EnvironmentRef
+from hakuriver.nodewire import EnvironmentRef
 
 T = TypeVar("T")
 AT_ONCE = 2

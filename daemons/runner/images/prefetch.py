@@ -12,8 +12,8 @@ from daemons.runner.images.images import Images
 from daemons.runner.images.tarballs import what_of
 from daemons.runner.model import TryLater
 from hakuriver.errors import HakuRiverError, Unreachable
+from hakuriver.nodewire import EnvironmentRef
 from hakuriver.views import WorkLine
-from hakuriver.wire import EnvironmentRef
 
 INTERVAL = 0.5
 

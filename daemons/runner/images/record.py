@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from daemons.common.log import Log
-from hakuriver.wire import EnvironmentRef, Strict
+from hakuriver.fields import Strict
+from hakuriver.nodewire import EnvironmentRef
 
 log = Log("images")
 

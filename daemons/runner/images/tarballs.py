@@ -19,9 +19,9 @@ from daemons.runner.model import TryLater
 from hakuriver.api import Client
 from hakuriver.environments import tarball_name
 from hakuriver.errors import StorageFull, Unreachable, UsageError
+from hakuriver.nodewire import EnvironmentRef
 from hakuriver.paths import host_path
 from hakuriver.units import format_size
-from hakuriver.wire import EnvironmentRef
 
 PIECE = 2**20
 SHARED_PATIENCE = 5.0

@@ -19,7 +19,7 @@ from daemons.runner.probes import pci
 from daemons.runner.probes.helper import NO_ANSWER, Helper, NoDriver
 from daemons.runner.probes.nvml import Device
 from daemons.runner.probes.owners import Owners, foreign, is_mps_server
-from hakuriver.wire import GpuFacts, GpuProcess, GpuUsage
+from hakuriver.nodewire import GpuFacts, GpuProcess, GpuUsage
 
 log = Log("gpu")
 FIRST_PATIENCE = 10.0  # seconds that the registration waits for a driver that has to wake its GPUs up

@@ -12,8 +12,8 @@ from daemons.runner.offer import Offer
 from daemons.runner.probes import system
 from daemons.runner.probes.gpu import Gpus
 from hakuriver import __version__
-from hakuriver.wire import Executor as ExecutorName
-from hakuriver.wire import NodeFacts, NodeUsage, NumaFacts
+from hakuriver.fields import Executor as ExecutorName
+from hakuriver.nodewire import NodeFacts, NodeUsage, NumaFacts
 
 
 class Machine:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daemons.runner.probes.sysfs import numbers, read
-from hakuriver.wire import NumaFacts
+from hakuriver.nodewire import NumaFacts
 
 _SYSFS = Path("/sys/devices/system/node")
 _MEBI = 2**20

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from daemons.runner.probes.sysfs import numbers, read
-from hakuriver.wire import CpuFacts, NodeUsage
+from hakuriver.nodewire import CpuFacts, NodeUsage
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 
