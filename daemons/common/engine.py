@@ -105,10 +105,8 @@ def socket_path() -> str | None:
 
 def comes_back(error: Exception) -> bool:
     """Whether an engine that doesn't answer is one that was stopped, or is too slow now."""
-    return isinstance(error, TimeoutError) or any(
-        each in str(error)
-        for each in ("ConnectionRefused", "ConnectionReset", "RemoteDisconnected", "timed out")
-    )
+    stopped = ("ConnectionRefused", "timed out", *_BROKEN_OFF)
+    return isinstance(error, TimeoutError) or any(each in str(error) for each in stopped)
 
 
 def why(error: Exception) -> str:
