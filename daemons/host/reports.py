@@ -191,12 +191,13 @@ def _save(tx: Tx, before: dict[tuple[int, int], Facts], now: dict[tuple[int, int
     changed = [facts for key, facts in now.items() if facts != before[key]]
     if not changed:
         return
+    heard = clock.now()
     tx.execute(
         update(attempt)
         .where(attempt.c.task == bindparam("b_task"), attempt.c.number == bindparam("b_number"))
-        .values({name: bindparam(f"b_{name}") for name in _SAVED}),
+        .values({name: bindparam(f"b_{name}") for name in (*_SAVED, "told_at")}),
         [
-            {"b_task": each.task, "b_number": each.number}
+            {"b_task": each.task, "b_number": each.number, "b_told_at": heard if each.ended_at else None}
             | {f"b_{name}": _plain(getattr(each, name)) for name in _SAVED}
             for each in changed
         ],

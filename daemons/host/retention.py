@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, delete, select, union_all
+from sqlalchemy import Connection, delete, func, select, union_all
 from sqlalchemy.dialects.sqlite import insert
 
 from daemons.common.log import Log
@@ -61,7 +61,7 @@ class Retention:
 
     async def run(self) -> None:
         """Loop: a pass every hour."""
-        step: Callable[[], Awaitable[object]] = self._clock_is_believed  # what it says at the start counts
+        step: Callable[[], Awaitable[object]] = self._look  # what it says at the start counts
         pause = _FIRST_SECONDS
         while True:
             try:
@@ -71,11 +71,14 @@ class Retention:
             await asyncio.sleep(pause)
             step, pause = self.once, _EACH_SECONDS
 
+    async def _look(self) -> bool:
+        return await self._clock_is_believed(self._wall())
+
     async def once(self) -> int:
         """One pass; how many tasks are gone. Raises StorageFull, or Unreachable for a dead shared folder."""
-        if not await self._clock_is_believed():
-            return 0
         now = self._wall()
+        if not await self._clock_is_believed(now):
+            return 0
         stale = clock.text(now - timedelta(days=IDEMPOTENCY_DAYS))
         await self._store.write(lambda tx: _forget_answers(tx, stale))
         old = clock.text(now - timedelta(days=self._limits.task_days))
@@ -96,11 +99,11 @@ class Retention:
         await self._logs.remove(await self._store.read(lambda connection: _attempts(connection, chunk)))
         return await self._store.write(lambda tx: _delete(tx, chunk))
 
-    async def _clock_is_believed(self) -> bool:
+    async def _clock_is_believed(self, wall: datetime) -> bool:
         """Whether the wall clock has not jumped against the other, or long ago. Raises StorageFull."""
         text = await self._store.read(_clock)
         known = Clock(*json.loads(text)) if text else None
-        now = look(known, self._boot_id, self._wall().timestamp(), self._boottime())
+        now = look(known, self._boot_id, wall.timestamp(), self._boottime())
         if now != known:
             await self._store.write(lambda tx: _keep_clock(tx, json.dumps(astuple(now))))
         if now.doubted_since is not None:
@@ -118,12 +121,13 @@ def _keep_clock(tx: Tx, text: str) -> None:
 
 
 def _over(connection: Connection, old: str, limits: Limits) -> list[int]:
-    """The oldest ended tasks that are not kept: those that ended before ``old``, and those too many."""
+    """The oldest ended tasks that are not kept: those of whose end we heard before ``old`` (the clock of a
+    node may be years behind), and those too many."""
     ended = task.c.state.in_(_ENDED)
     aged = (
         select(task.c.id)
         .join(attempt, (attempt.c.task == task.c.id) & (attempt.c.number == task.c.attempt))
-        .where(ended, attempt.c.ended_at < old)
+        .where(ended, func.coalesce(attempt.c.told_at, attempt.c.ended_at) < old)
     )
     surplus = (
         select(task.c.id).where(ended).order_by(task.c.id.desc()).limit(-1).offset(limits.task_count)

@@ -120,7 +120,8 @@ class Attempt(SQLModel, table=True):
     is the newest that the node acknowledged, ``done`` the newest that it carried out. ``held_*`` is a kill
     that can still be taken back. ``fence``: the node's last heartbeat said that its fence was alive.
     ``hold_by``: who makes it wait until somebody releases it. ``version`` is that of its environment, decided
-    when it was assigned, ``image_digest`` what it really ran in.
+    when it was assigned, ``image_digest`` what it really ran in. ``told_at``: when its node told of its end,
+    by the clock of the host; ``started_at`` and ``ended_at`` are by that of the node.
     """
 
     __table_args__ = (Index("attempt_node_state", "node", "state"),)
@@ -153,6 +154,7 @@ class Attempt(SQLModel, table=True):
     hold_by: str | None = None
     version: int | None = None
     image_digest: str | None = None
+    told_at: str | None = None
 
 
 class Allocation(SQLModel, table=True):

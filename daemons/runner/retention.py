@@ -42,24 +42,25 @@ class Retention:
         """For ever; what goes wrong is tried again at the next look."""
         while True:
             try:
-                if await self._clock_is_believed():
-                    await self._prune()
+                now = time.time()
+                if await self._clock_is_believed(now):
+                    await self._prune(now)
             except (HakuRiverError, TimeoutError) as error:
                 log.warning("pruning_delayed", error=str(error) or "timed out")
             await asyncio.sleep(INTERVAL)
 
-    async def _clock_is_believed(self) -> bool:
+    async def _clock_is_believed(self, wall: float) -> bool:
         text = await self._journal.call(self._journal.clock)
         known = Clock(*json.loads(text)) if text else None
-        now = look(known, self._boot_id, time.time(), boottime())
+        now = look(known, self._boot_id, wall, boottime())
         if now != known:
             await self._journal.call(self._journal.keep_clock, json.dumps(astuple(now)))
         if now.doubted_since is not None:
             log.warning("pruning_pauses", reason="the clock of this machine jumped by more than an hour")
         return now.doubted_since is None
 
-    async def _prune(self) -> None:
-        now, last, count = time.time(), (0, 0), 0
+    async def _prune(self, now: float) -> None:
+        last, count = (0, 0), 0
         while keys := await self._journal.call(
             self._journal.prunable, now - self._days * DAY, self._count, last, BATCH
         ):

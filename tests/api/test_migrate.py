@@ -23,7 +23,7 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 revision = "9999"
-down_revision = "0004"
+down_revision = "0005"
 
 def upgrade():
     op.add_column("task", sa.Column("extra", sa.String()))

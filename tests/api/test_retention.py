@@ -13,6 +13,7 @@ from daemons.host.retention import Retention
 from hakuriver.config import Retention as Limits
 from hakuriver.errors import NotFound, Unreachable
 from tests.api.conftest import Running
+from tests.api.peer import eventually
 
 
 class Clocks:
@@ -83,6 +84,23 @@ async def test_what_ended_long_ago_goes_with_all_that_belongs_to_it(api: Running
     assert sorted(each.name for each in outputs.iterdir()) == sorted([f"{waiting}.out", f"{old[1]}.out"])
     assert elsewhere.exists()
     assert (await api.submit("true"))["id"] == old[-1] + 1, "an id is never used again"
+
+
+async def test_a_node_whose_clock_is_years_behind_makes_nothing_old(api: Running) -> None:
+    clocks = Clocks()
+    kept = retention(api, clocks, days=10)
+    peer = await api.peer("n1")
+    made = (await api.submit("true"))["id"]
+    await eventually(lambda: (made, 1) in peer.orders)
+    at = "1970-01-01T00:00:07Z"
+    assert (
+        await peer.report((made, 1), "completed", exit_code=0, at=at, started_at=at, ended_at=at) == "applied"
+    )
+    assert await kept.once() == 0 and await ids(api) == [made]
+    clocks.pass_by(9 * DAY)
+    assert await kept.once() == 0
+    clocks.pass_by(2 * DAY)
+    assert await kept.once() == 1
 
 
 async def test_too_many_go_oldest_first(api: Running) -> None:
