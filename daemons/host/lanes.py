@@ -60,8 +60,8 @@ def lane_of(row: TaskRow) -> Lane:
     return Lane(shape, row.owner, row.priority, batch)
 
 
-def holding_of(row: TaskRow) -> Holding | None:
-    """What the current attempt of a task holds, None when nothing."""
+def holding_of(row: TaskRow, now: float) -> Holding | None:
+    """What the current attempt of a task holds, None when nothing; ``now`` is the time of day here."""
     if row.state not in _ON_NODE or row.node is None:
         return None
     return Holding(
@@ -73,13 +73,20 @@ def holding_of(row: TaskRow) -> Holding | None:
         row.numa,
         row.owner,
         None if row.max_running is None else row.batch,
-        _ends_at(row),
+        _ends_at(row, now),
     )
 
 
-def _ends_at(row: TaskRow) -> float | None:
+def _ends_at(row: TaskRow, now: float) -> float | None:
     """When a running task with a time limit is gone for certain, by the wall clock. A paused one may stay."""
-    since = row.started_at or row.assigned_at
-    if row.time_limit is None or row.state == State.PAUSED or since is None:
+    if row.time_limit is None or row.state == State.PAUSED or row.assigned_at is None:
         return None
-    return datetime.fromisoformat(since).timestamp() + row.time_limit + SLACK
+    assigned = _seconds(row.assigned_at)
+    started = assigned if row.started_at is None else _seconds(row.started_at)
+    if not assigned <= started <= now:
+        started = now  # the clock of its node is another one than ours
+    return started + row.time_limit + SLACK
+
+
+def _seconds(at: str) -> float:
+    return datetime.fromisoformat(at).timestamp()

@@ -5,6 +5,7 @@ Derived from the store's changes, in commit order, and from nothing else; made a
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -226,7 +227,7 @@ class Ledger:
         else:
             placeable = self.queue.remove(row.id) and row.state != State.ASSIGNED
         before = self._holdings.get(row.id)
-        after = holding_of(row)
+        after = holding_of(row, time.time())
         if row.acked is not None and after is not None:
             self.acked[row.key] = row.acked
         if before == after:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemons.host.lanes import SLACK
 from hakuriver.errors import CannotFit, Conflict, NotFound, UsageError
 from hakuriver.paths import HEADER_IDEMPOTENCY, host_path
 from tests.api.conftest import Running, running_host
@@ -269,6 +271,19 @@ async def test_explain_says_what_would_let_it_go(api: Running) -> None:
     assert (shown["ahead"], shown["reserved"]) == (1, None)
     shown = await api.user.request("GET", host_path("explain", id=busy["id"]))
     assert shown["nodes"] == []
+
+
+@pytest.mark.parametrize("at", ["2099-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
+async def test_the_clock_of_a_node_does_not_tell_when_there_is_room(api: Running, at: str) -> None:
+    peer = await api.peer("n1", cores=2)
+    busy = await api.submit("a", cores=2, time_limit=600)
+    await eventually(lambda: (busy["id"], 1) in peer.orders)
+    await peer.report((busy["id"], 1), "running", at=at, started_at=at)
+    waits = await api.submit("b", cores=2)
+    await api.until(waits["id"], reason="waiting for 2 cores on n1 (0 of 2 free)")
+    shown = await api.user.request("GET", host_path("explain", id=waits["id"]))
+    left = (datetime.fromisoformat(shown["reserved_at"]) - datetime.now(UTC)).total_seconds()
+    assert 600 <= left <= 600 + SLACK
 
 
 async def test_resubmit_makes_the_same_once_more(api: Running) -> None:
