@@ -12,6 +12,7 @@ from hakuriver.endpoint import Endpoint, resolve
 from tests.tui.peer import node, peer
 from tests.tui.peer_environments import environment
 from tests.tui.test_terminal import program
+from tests.tui.use import until
 from tui.handover import cli
 
 
@@ -41,7 +42,9 @@ async def test_what_fails_at_once_can_be_read_and_the_screen_comes_back() -> Non
             used.type(b"S")
             await used.sees("enter goes back")
             used.type(b"\r")
+            # what stood there before can still be seen: wait for the second screen, and all of it
+            await until(lambda: b"quit" in b"".join(used.written.split(b"\x1b[?1049h")[2:]), 15)
             await used.sees("Environments 1")
             assert "HakuRiver" in used.lines[0] and "q quit" in used.lines[-1]
             used.type(b"\x11")
-            assert await used.process.wait() == 0
+            assert await used.left() == 0

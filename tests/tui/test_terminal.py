@@ -75,6 +75,14 @@ class Program:
         asyncio.get_running_loop().remove_reader(self._main)
         os.close(self._main)
 
+    async def left(self) -> int:
+        """Its exit status, once it has ended."""
+        try:
+            async with asyncio.timeout(15):
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError("it goes on:\n" + "\n".join(self.lines)) from None
+
     def type(self, keys: bytes) -> None:
         os.write(self._main, keys)
 
@@ -108,7 +116,7 @@ async def test_a_session_on_a_terminal() -> None:
             used.type(b"3")
             await used.sees("── Tasks 6")
             used.type(b"q")
-            assert await asyncio.wait_for(used.process.wait(), 10) == 0
+            assert await used.left() == 0
 
 
 async def test_without_colours() -> None:
@@ -117,7 +125,7 @@ async def test_without_colours() -> None:
         async with program(host, NO_COLOR="1") as used:
             await used.sees("● running")
             used.type(b"\x11")
-            assert await asyncio.wait_for(used.process.wait(), 10) == 0
+            assert await used.left() == 0
 
 
 _FAILING = """
@@ -146,4 +154,4 @@ async def test_a_differ_that_fails_leaves_a_right_screen() -> None:
             assert "HakuRiver" in used.lines[0] and "q quit" in used.lines[-1]
             assert sum("● running" in line for line in used.lines) == 5
             used.type(b"q")
-            assert await asyncio.wait_for(used.process.wait(), 10) == 0
+            assert await used.left() == 0
