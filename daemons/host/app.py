@@ -23,5 +23,6 @@ def create_app(host: Host) -> Starlette:
         **environments.handlers(host),
         **prefetch.handlers(host),
     }
-    sockets = exec.sockets(host.environments.sessions, host.environments.containers)
+    service = host.environments
+    sockets = exec.sockets(service.sessions, service.containers, service.engine_looked_for)
     return web.build(HOST_ROUTES, handlers, host.credentials, sockets)

@@ -177,6 +177,10 @@ class Environments:
 
     # What takes long
 
+    async def engine_looked_for(self) -> None:
+        """Wait until somebody knows whether the engine is there: some seconds after the start at most."""
+        await self._upkeep.asked.wait()
+
     async def create(self, name: str, image: str | None, by: str) -> AsyncIterator[bytes]:
         """The lines of making its container, from its current version where no image is named."""
         return await self.works.begin(name, "create", by, self._creating(name, image, by))
@@ -185,7 +189,7 @@ class Environments:
         """The lines of making its container like another one."""
 
         async def operation(work: Work) -> WorkLine:
-            await self._upkeep.asked.wait()
+            await self.engine_looked_for()
             base = await self.containers.adopt(work, name, container, by)
             return await self._made(name, base, by)
 
@@ -211,7 +215,7 @@ class Environments:
 
     def _creating(self, name: str, image: str | None, by: str) -> Operation:
         async def operation(work: Work) -> WorkLine:
-            await self._upkeep.asked.wait()
+            await self.engine_looked_for()
             if image is not None:
                 await self.containers.create(work, name, image, by)
                 return await self._made(name, image, by)
@@ -251,7 +255,7 @@ class Environments:
 
     def _packs(self, name: str, note: str, by: str) -> Operation:
         async def operation(work: Work) -> WorkLine:
-            await self._upkeep.asked.wait()
+            await self.engine_looked_for()
             return await self._new_version(await self._packing.pack(work, name, note, by))
 
         return operation
@@ -269,14 +273,14 @@ class Environments:
 
     async def start(self, name: str) -> EnvironmentView:
         """Start its container."""
-        await self._upkeep.asked.wait()
+        await self.engine_looked_for()
         with engine_needed():
             await self.containers.start(name)
         return self.view(name)
 
     async def stop(self, name: str) -> EnvironmentView:
         """Stop its container; what is in it stays."""
-        await self._upkeep.asked.wait()
+        await self.engine_looked_for()
         with engine_needed():
             await self.containers.stop(name)
         return self.view(name)
@@ -284,7 +288,7 @@ class Environments:
     async def delete(self, name: str) -> EnvironmentView:
         """Delete its container; one without versions is gone then, and so is one that had neither. Raises
         NotFound where there is nothing to delete."""
-        await self._upkeep.asked.wait()
+        await self.engine_looked_for()
         async with self.works.alone(name):
             shown = self.view(name)
             with engine_needed():
@@ -331,7 +335,7 @@ class Environments:
 
     async def _make_default(self) -> None:
         """Loop: once it is known what there is."""
-        await self._upkeep.asked.wait()
+        await self.engine_looked_for()
         await self._upkeep.looked.wait()
         await self.containers.refresh()
         await self._default.run()

@@ -48,7 +48,7 @@ class Upkeep:
 
     async def engine_loop(self) -> None:
         """Loop: find the engine whenever it is there, and what packs of a killed host left in it."""
-        due = 0.0
+        due, pause = 0.0, ENGINE_SECONDS
         while True:
             before = self.engine.unavailable
             try:
@@ -60,7 +60,7 @@ class Upkeep:
             self.asked.set()
             if self.engine.api is not None and time.monotonic() > due:
                 await self._sweep_engine()  # an engine goes on with a commit that nobody waits for
-                due = time.monotonic() + SWEEP_SECONDS
+                due, pause = time.monotonic() + pause, min(2 * pause, SWEEP_SECONDS)
             await asyncio.sleep(ENGINE_SECONDS)
 
     async def _sweep_engine(self) -> None:

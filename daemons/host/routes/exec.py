@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.websockets import WebSocket
 
 from daemons.common.engine import EngineAway
@@ -12,11 +14,14 @@ from hakuriver.environments import check_name
 from hakuriver.errors import Unreachable
 
 
-def sockets(sessions: Sessions, containers: Containers) -> dict[str, Socket]:
-    """WebSocket handlers by route name."""
+def sockets(
+    sessions: Sessions, containers: Containers, looked: Callable[[], Awaitable[object]]
+) -> dict[str, Socket]:
+    """WebSocket handlers by route name; ``looked`` waits until the engine was looked for."""
 
     async def exec_(socket: WebSocket, principal: Principal) -> None:
         name = check_name(socket.path_params["name"])
+        await looked()  # whoever comes back to a host that was just started is told that, not of the engine
         try:
             await containers.require(name)
         except EngineAway as error:
