@@ -360,5 +360,8 @@ class HakuRiverApp(DiffedApp[int], inherit_bindings=False):
 
 def run(endpoint: Endpoint) -> int:
     """The TUI on this terminal until somebody quits; returns the exit status."""
+    from tui.display import alt_keys
+
+    alt_keys.install()
     gc.disable()  # until the first paint
     return HakuRiverApp(endpoint).run() or 0

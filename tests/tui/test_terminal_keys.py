@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from textual import events
 from textual._ansi_sequences import ANSI_SEQUENCES_KEYS
 from textual._xterm_parser import XTermParser
 
+from tui.display.alt_keys import AltParser
 from tui.terminal.keys import encoded, pasted
 from tui.terminal.mouse import NO_BUTTON, Did, Wheel, report, wheel
 from tui.terminal.stream import Modes, Mouse
@@ -146,3 +148,14 @@ def test_the_wheel_is_arrow_keys_where_nobody_takes_the_mouse() -> None:
     assert wheel(Modes(alternate_screen=True, wheel_as_arrows=False), Wheel.UP, 1) == b""
     assert wheel(Modes(alternate_screen=True, mouse=Mouse.CLICKS), Wheel.UP, 1) == b""
     assert wheel(Modes(), Wheel.UP, 1) == b""
+
+
+@pytest.mark.parametrize(
+    "typed", ["\x1b:wq\r", "\x1b3j", "\x1b\r", "\x1ba", "\x1bA", "\x1b-", "a\x1b/b", "\x1b\x02"]
+)
+def test_escape_and_the_next_key_at_once_lose_nothing(typed: str) -> None:
+    parser = AltParser()
+    found = [*parser.feed(typed), *parser.feed("")]  # the end: nothing else belongs to the sequence
+    assert all(isinstance(each, events.Key) for each in found)
+    sent = b"".join(encoded(each.key, each.character) for each in found if isinstance(each, events.Key))
+    assert sent == typed.encode()
