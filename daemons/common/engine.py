@@ -39,7 +39,6 @@ class EngineClient:
         self._threads = Threads(purpose, threads)
         self.api: Any = None  # docker.APIClient: its published types are not complete
         self.unavailable: str | None = "the Docker engine was not looked for yet"
-        self.away = False  # it is unavailable, but there is one, which may be back at any moment
 
     def close(self) -> None:
         self._threads.close()

@@ -46,7 +46,7 @@ def node_room(known: Known, used: Used, closed: str) -> Room:
         memory=facts.memory,
         memory_free=facts.memory - used.memory,
         executors=frozenset(facts.executors),
-        away={each: f"{known.row.name}: {facts.unavailable.get(each, 'no answer')}" for each in facts.away},
+        away={each: _away(known, each) for each in facts.away},
         closed=closed,
         labels=facts.labels,
         numa={each.id: _numa_room(each, used) for each in facts.numa},
@@ -54,6 +54,11 @@ def node_room(known: Known, used: Used, closed: str) -> Room:
         devices_used=frozenset(used.devices),
         holdings=used.holdings,
     )
+
+
+def _away(known: Known, executor: str) -> str:
+    why = known.facts.unavailable.get(executor, "no answer")
+    return f"{known.row.name} can't run {executor} now: {why}"
 
 
 def _numa_room(facts: NumaFacts, used: Used) -> NumaRoom:

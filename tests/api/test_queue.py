@@ -385,12 +385,13 @@ async def test_native_is_what_the_node_can(api: Running) -> None:
 async def test_what_needs_an_engine_that_is_away_waits_for_it(api: Running) -> None:
     stopped: dict[str, Any] = {"unavailable": {"docker": "no Docker engine runs here"}, "away": ["docker"]}
     peer = await api.peer("n1", **stopped)
+    why = "n1 can't run docker now: no Docker engine runs here"
     answer = await api.submit_all("a", image="busybox", targets=["n1"])
-    assert answer["warnings"] == ["n1: n1: no Docker engine runs here; it waits for that to change"]
+    assert answer["warnings"] == [f"n1: {why}; it waits for that to change"]
     anywhere = await api.submit_all("b", image="busybox")
-    assert anywhere["warnings"] == ["n1: no Docker engine runs here; it waits for that to change"]
+    assert anywhere["warnings"] == [f"{why}; it waits for that to change"]
     made = answer["tasks"][0]["id"]
-    await api.until(made, reason="waiting: n1: no Docker engine runs here")
+    await api.until(made, reason=f"waiting: {why}")
     plain = await api.submit("c")
     await eventually(lambda: (plain["id"], 1) in peer.orders)
     await peer.register(executors=["process", "docker"])

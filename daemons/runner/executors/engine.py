@@ -47,6 +47,7 @@ class Engine(EngineClient):
         self._stops: deque[tuple[float, float]] = deque(
             maxlen=64
         )  # when it was not there, and ended everything
+        self.away = False  # it is unavailable, but there is one, which may be back at any moment
         self.about: engines.Docker | None = None  # what the last one that was found can
 
     def close(self) -> None:
