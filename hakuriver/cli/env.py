@@ -101,15 +101,13 @@ def show(context: Context, options: argparse.Namespace) -> int:
         return client.request("GET", path("environment", name))
 
     found, code = several.each(context, list(dict.fromkeys(options.names)), get)
-    if found:
-        output.one_or_many(
-            single=len(options.names) == 1,
-            items=found,
-            as_json=context.json,
-            quiet=context.quiet,
-            name="name",
-            show=lambda each: _show(each, client.request("GET", path("versions", each["name"]))),
-        )
+    several.show(
+        context,
+        found,
+        lambda each: _show(each, client.request("GET", path("versions", each["name"]))),
+        single=len(options.names) == 1,
+        name="name",
+    )
     return code
 
 

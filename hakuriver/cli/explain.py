@@ -33,15 +33,7 @@ def explain(context: Context, options: argparse.Namespace) -> int:
         return client.request("GET", host_path("explain", id=each))
 
     found, code = several.each(context, wanted.ids, get)
-    if found:
-        output.one_or_many(
-            single=wanted.single,
-            items=found,
-            as_json=context.json,
-            quiet=context.quiet,
-            name="id",
-            show=_show,
-        )
+    several.show(context, found, _show, single=wanted.single, name="id")
     return code
 
 

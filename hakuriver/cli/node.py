@@ -103,15 +103,7 @@ def show(context: Context, options: argparse.Namespace) -> int:
         return client.request("GET", _path("node", name))
 
     found, code = several.each(context, list(dict.fromkeys(options.names)), get)
-    if found:
-        output.one_or_many(
-            single=len(options.names) == 1,
-            items=found,
-            as_json=context.json,
-            quiet=context.quiet,
-            name="name",
-            show=_show,
-        )
+    several.show(context, found, _show, single=len(options.names) == 1, name="name")
     return code
 
 

@@ -11,10 +11,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from hakuriver.errors import HakuRiverError
 from hakuriver.lifecycle import NodeState, State
@@ -236,19 +236,3 @@ def local_time(text: str | None) -> str:
 def state_cell(state: str) -> Cell:
     """A state in its colour; one that a newer host added has none."""
     return Cell(state, STYLES.get(state, ""))  # type: ignore[call-overload]
-
-
-def one_or_many(
-    *, single: bool, items: Sequence[Any], as_json: bool, quiet: bool, name: str, show: Callable[[Any], None]
-) -> None:
-    """The shape of every ``show``: an object for one id, else an array; blocks with a blank line between."""
-    if as_json:
-        print_json(items[0] if single else list(items))
-        return
-    for place, item in enumerate(items):
-        if quiet:
-            print(shown(str(item[name])))
-            continue
-        if place:
-            print()
-        show(item)

@@ -40,3 +40,19 @@ def outcome_code(context: Context, done: int, errors: Sequence[HakuRiverError]) 
         output.print_error(error, as_json=context.json)
     codes = {error.exit_code for error in errors}
     return codes.pop() if not done and len(codes) == 1 else FAILED
+
+
+def show(
+    context: Context, items: Sequence[Any], print_one: Callable[[Any], None], *, single: bool, name: str
+) -> None:
+    """The shape of every ``show``: an object for one id, else an array; blocks with a blank line between."""
+    if context.json and items:
+        output.print_json(items[0] if single else list(items))
+        return
+    for place, item in enumerate(items):
+        if context.quiet:
+            print(output.shown(str(item[name])))
+            continue
+        if place:
+            print()
+        print_one(item)

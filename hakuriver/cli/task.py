@@ -146,15 +146,7 @@ def show(context: Context, options: argparse.Namespace) -> int:
     wanted = batch.chosen(context, options, ended=True)
     tasks, errors = fetch.tasks(context.client(), wanted.ids)
     code = several.outcome_code(context, len(tasks), errors)
-    if tasks:
-        output.one_or_many(
-            single=wanted.single,
-            items=tasks,
-            as_json=context.json,
-            quiet=context.quiet,
-            name="id",
-            show=_show,
-        )
+    several.show(context, tasks, _show, single=wanted.single, name="id")
     return code
 
 
